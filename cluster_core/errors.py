@@ -1,0 +1,48 @@
+"""Faults of the core.
+
+RingledgerError
+├── InvalidCommands     a client's packed commands are structurally wrong (refused at ingress)
+├── InvariantViolated   the program is wrong: stop, never limp on
+└── JournalError
+    ├── JournalFault    the journal's content can't be followed; names offset and what to do
+    ├── JournalRefused  not a journal of ours, or one that another program version wrote
+    ├── JournalStopped  the writer can append no more (foreign writer, disk full, closed)
+    └── OffsetTrimmed   the position asked for lies below the first kept offset
+"""
+
+
+class RingledgerError(Exception):
+    """Root of the faults raised by cluster_core."""
+
+
+class InvalidCommands(RingledgerError):
+    """Structurally wrong commands. `index` is the first wrong command, -1 for the whole message."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason if index < 0 else f"command {index}: {reason}")
+        self.index = index
+        self.reason = reason
+
+
+class InvariantViolated(RingledgerError):
+    """A cursor, sum or position contradicts the design."""
+
+
+class JournalError(RingledgerError):
+    """Root of what can go wrong between this process and its journal."""
+
+
+class JournalFault(JournalError):
+    """A record that must not be followed; the message holds its offset and what to do."""
+
+
+class JournalRefused(JournalError):
+    """The address leads to something that is not a journal this program can use."""
+
+
+class JournalStopped(JournalError):
+    """Appending has ended for good on this writer."""
+
+
+class OffsetTrimmed(JournalError):
+    """The offset asked for was trimmed away."""
