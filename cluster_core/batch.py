@@ -90,7 +90,10 @@ class LedgerParameters:
     account_capacity: int = 1 << 26
 
     def __post_init__(self) -> None:
-        if not 2 <= self.window_capacity <= 1 << 30 or self.window_capacity.bit_count() != 1:
+        if (
+            not 2 <= self.window_capacity <= 1 << 30
+            or self.window_capacity.bit_count() != 1
+        ):
             raise ValueError("window capacity must be a power of two in 2 .. 2^30")
         if not 0 <= self.id_ahead_ns <= 3_600_000_000_000:
             raise ValueError("ids may be ahead by 0 ns to one hour")
@@ -110,7 +113,9 @@ class EpochStart:
         """The body's bytes. Raises ValueError for a name or address over 255 bytes of UTF-8."""
         name, address = self.name.encode(), self.address.encode()
         if max(len(name), len(address)) > _MAX_TEXT_BYTES:
-            raise ValueError(f"node name and address are {_MAX_TEXT_BYTES} bytes at most")
+            raise ValueError(
+                f"node name and address are {_MAX_TEXT_BYTES} bytes at most"
+            )
         fixed = self.parameters
         return (
             _EPOCH_START.pack(
@@ -129,7 +134,9 @@ class EpochStart:
     def unpack(body: bytes) -> "EpochStart":
         """The decoded body. Raises JournalFault when it is not one."""
         try:
-            window, ahead, accounts, name_bytes, address_bytes, _ = _EPOCH_START.unpack_from(body)
+            window, ahead, accounts, name_bytes, address_bytes, _ = (
+                _EPOCH_START.unpack_from(body)
+            )
             name_end = _EPOCH_START.size + name_bytes
             if len(body) != name_end + address_bytes:
                 raise ValueError("its texts have the wrong length")
@@ -208,9 +215,16 @@ def open_batch(value: bytes) -> Header:
     if kind_number not in _KINDS:
         raise JournalFault(f"unknown batch kind {kind_number}: use the newer program")
     kind = Kind(kind_number)
-    expected = count * COMMAND_BYTES if kind is Kind.COMMANDS else len(value) - HEADER_BYTES
-    if not len(value) - HEADER_BYTES == body_bytes == expected or count > MAX_MESSAGE_COMMANDS:
-        raise JournalFault(f"{kind.name} batch of {count} commands with {body_bytes} body bytes")
+    expected = (
+        count * COMMAND_BYTES if kind is Kind.COMMANDS else len(value) - HEADER_BYTES
+    )
+    if (
+        not len(value) - HEADER_BYTES == body_bytes == expected
+        or count > MAX_MESSAGE_COMMANDS
+    ):
+        raise JournalFault(
+            f"{kind.name} batch of {count} commands with {body_bytes} body bytes"
+        )
     return Header(
         kind,
         count,

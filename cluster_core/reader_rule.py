@@ -62,7 +62,9 @@ def judge(position: Position, offset: int, header: Header) -> Judgement:
         return Judgement(Verdict.SKIP, f"late write of epoch {header.epoch}", passed)
     if header.epoch > position.epoch:
         return Judgement(
-            Verdict.STOP, f"epoch {header.epoch} without its EPOCH_START was seen", position
+            Verdict.STOP,
+            f"epoch {header.epoch} without its EPOCH_START was seen",
+            position,
         )
     if header.leader_id != position.leader_id:
         if position.has_leader:
@@ -72,13 +74,19 @@ def judge(position: Position, offset: int, header: Header) -> Judgement:
         return Judgement(Verdict.SKIP, "does not continue the chain", passed)
     leader_id = NO_LEADER if header.kind is Kind.EPOCH_END else position.leader_id
     return Judgement(
-        Verdict.COUNTS, "", _counted(passed, header, epoch=position.epoch, leader_id=leader_id)
+        Verdict.COUNTS,
+        "",
+        _counted(passed, header, epoch=position.epoch, leader_id=leader_id),
     )
 
 
-def _judge_epoch_start(position: Position, passed: Position, header: Header) -> Judgement:
+def _judge_epoch_start(
+    position: Position, passed: Position, header: Header
+) -> Judgement:
     if header.epoch <= position.epoch:
-        return Judgement(Verdict.SKIP, f"candidacy for past epoch {header.epoch}", passed)
+        return Judgement(
+            Verdict.SKIP, f"candidacy for past epoch {header.epoch}", passed
+        )
     if header.epoch > position.epoch + 1:
         return Judgement(
             Verdict.STOP,
@@ -96,11 +104,14 @@ def _judge_epoch_start(position: Position, passed: Position, header: Header) -> 
 
 def _chains(position: Position, header: Header) -> bool:
     return (
-        header.first_sequence == position.next_sequence and header.previous_chain == position.chain
+        header.first_sequence == position.next_sequence
+        and header.previous_chain == position.chain
     )
 
 
-def _counted(passed: Position, header: Header, *, epoch: int, leader_id: bytes) -> Position:
+def _counted(
+    passed: Position, header: Header, *, epoch: int, leader_id: bytes
+) -> Position:
     return Position(
         passed.next_offset,
         epoch,

@@ -49,7 +49,19 @@ COMMAND: Final = np.dtype(
             "timeout_s",
             "code",
         ],
-        "formats": ["<u8", "<u8", "<u8", "<u8", "<i8", "<u8", "<u4", "<u2", "<u2", "<u4", "<u4"],
+        "formats": [
+            "<u8",
+            "<u8",
+            "<u8",
+            "<u8",
+            "<i8",
+            "<u8",
+            "<u4",
+            "<u2",
+            "<u2",
+            "<u4",
+            "<u4",
+        ],
         "offsets": [0, 8, 16, 24, 32, 40, 48, 52, 54, 56, 60],
         "itemsize": 64,
     }
@@ -115,7 +127,15 @@ ACCOUNT: Final = np.dtype(
 
 ASSET: Final = np.dtype(
     {
-        "names": ["number", "decimals", "symbol", "external", "accounts", "held", "open_holds"],
+        "names": [
+            "number",
+            "decimals",
+            "symbol",
+            "external",
+            "accounts",
+            "held",
+            "open_holds",
+        ],
         "formats": ["<u4", "<u4", "<u8", "<i8", "<u8", "<i8", "<u8"],
         "offsets": [0, 4, 8, 16, 24, 32, 40],
         "itemsize": 64,
@@ -134,7 +154,9 @@ for _dtype, _size in (
     (ASSET, ASSET_BYTES),
 ):
     if _dtype.itemsize != _size:
-        raise ImportError(f"record layout is {_dtype.itemsize} bytes, the format says {_size}")
+        raise ImportError(
+            f"record layout is {_dtype.itemsize} bytes, the format says {_size}"
+        )
 
 MAX_MESSAGE_COMMANDS: Final = 8_192
 """Commands in one client message and in one batch: 512 KiB, below Kafka's default of 1 MB."""

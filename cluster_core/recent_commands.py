@@ -1,0 +1,148 @@
+"""The window of recent command ids: what makes a command run exactly once.
+
+The last N ids, each with the fingerprint of its command and its first reply, in a ring: entry n
+lies in slot `n % N`. A hash table of 64-bit words finds an id in it: the upper 32 bits are the
+hash's upper bits, the lower 32 bits the slot + 1, 0 is empty. Linear probing at half load;
+deletion shifts back, so that there are no tombstones, and needs no look at the ids, because a
+word's upper bits tell its home. The hash is keyed by a seed of the process, so that nobody
+outside can craft ids that collide; the table is no part of the state.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_core.batch import LedgerParameters
+from cluster_core.compiled import inlined, sparse_array
+from cluster_core.record import REPLY
+
+NOT_FOUND: Final = -1
+
+_MULTIPLIER_0: Final = np.uint64(0xFF51AFD7ED558CCD)
+_MULTIPLIER_1: Final = np.uint64(0xC4CEB9FE1A85EC53)
+_FINGERPRINT_SEED: Final = np.uint64(0x9E3779B97F4A7C15)
+_ONE: Final = np.uint64(1)
+_EMPTY: Final = np.uint64(0)
+_SHIFT_32: Final = np.uint64(32)
+_SHIFT_33: Final = np.uint64(33)
+_LOW_32: Final = np.uint64(0xFFFFFFFF)
+_VERSION_MASK: Final = np.uint64(0x00000000_0000F000)
+_VERSION_7: Final = np.uint64(0x00000000_00007000)
+_VARIANT_MASK: Final = np.uint64(0xC0000000_00000000)
+_VARIANT_RFC: Final = np.uint64(0x80000000_00000000)
+
+
+class RecentCommands:
+    """The window's arrays. Only the kernel writes them.
+
+    `ids` u64 [N, 2] (little-endian halves), `fingerprints` u64 [N], `replies` REPLY [N],
+    `table` u64 [2 N].
+    """
+
+    def __init__(self, parameters: LedgerParameters, hash_seed: int) -> None:
+        capacity = parameters.window_capacity
+        self.capacity = capacity
+        self.ids: npt.NDArray[np.uint64] = sparse_array(capacity, np.uint64, columns=2)
+        self.fingerprints: npt.NDArray[np.uint64] = sparse_array(capacity, np.uint64)
+        self.replies: npt.NDArray[Any] = sparse_array(capacity, REPLY)
+        self.table: npt.NDArray[np.uint64] = sparse_array(2 * capacity, np.uint64)
+        self.seed = np.uint64(hash_seed & (2**64 - 1))
+
+
+@inlined
+def swap_bytes(value: np.uint64) -> np.uint64:
+    """Reverse a 64-bit word's bytes: a little-endian load becomes the big-endian number."""
+    value = ((value >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)) | (
+        (value & np.uint64(0x00FF00FF00FF00FF)) << np.uint64(8)
+    )
+    value = ((value >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)) | (
+        (value & np.uint64(0x0000FFFF0000FFFF)) << np.uint64(16)
+    )
+    return (value >> _SHIFT_32) | (value << _SHIFT_32)
+
+
+@inlined
+def is_uuid7(high: np.uint64, low: np.uint64) -> bool:
+    """Check version and variant of an id given as two big-endian numbers (RFC 9562)."""
+    return (high & _VERSION_MASK) == _VERSION_7 and (
+        low & _VARIANT_MASK
+    ) == _VARIANT_RFC
+
+
+@inlined
+def hash_id(id_0: np.uint64, id_1: np.uint64, seed: np.uint64) -> np.uint64:
+    """Keyed 64-bit hash of an id (murmur3's finaliser over each half)."""
+    mixed = (id_0 ^ seed) * _MULTIPLIER_0
+    mixed = (mixed ^ (mixed >> _SHIFT_33)) * _MULTIPLIER_1
+    mixed = (mixed ^ (mixed >> _SHIFT_33) ^ id_1) * _MULTIPLIER_0
+    mixed = (mixed ^ (mixed >> _SHIFT_33) ^ seed) * _MULTIPLIER_1
+    return mixed ^ (mixed >> _SHIFT_33)
+
+
+@inlined
+def fingerprint(words: npt.NDArray[np.uint64], row: int) -> np.uint64:
+    """64-bit fingerprint of a command's bytes 16-63, given commands as u64 [n, 8]."""
+    mixed = _FINGERPRINT_SEED
+    for column in range(2, 8):
+        mixed = (mixed ^ words[row, column]) * _MULTIPLIER_0
+        mixed ^= mixed >> _SHIFT_32
+    return mixed
+
+
+@inlined
+def find(
+    table: npt.NDArray[np.uint64],
+    shift: np.uint64,
+    ids: npt.NDArray[np.uint64],
+    id_0: np.uint64,
+    id_1: np.uint64,
+    hashed: np.uint64,
+) -> int:
+    """The slot that holds an id, or NOT_FOUND."""
+    mask = np.uint64(table.shape[0] - 1)
+    place = hashed >> shift
+    while True:
+        word = table[place]
+        if word == _EMPTY:
+            return NOT_FOUND
+        if (word ^ hashed) >> _SHIFT_32 == _EMPTY:
+            slot = np.int64(word & _LOW_32) - 1
+            if ids[slot, 0] == id_0 and ids[slot, 1] == id_1:
+                return slot
+        place = (place + _ONE) & mask
+
+
+@inlined
+def insert(
+    table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int
+) -> None:
+    """Point to a slot whose id is not in the table."""
+    mask = np.uint64(table.shape[0] - 1)
+    place = hashed >> shift
+    while table[place] != _EMPTY:
+        place = (place + _ONE) & mask
+    table[place] = (hashed & ~_LOW_32) | np.uint64(slot + 1)
+
+
+@inlined
+def remove(
+    table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int
+) -> None:
+    """Forget a slot that is in the table: shift back what was displaced behind it."""
+    mask = np.uint64(table.shape[0] - 1)
+    hole = hashed >> shift
+    wanted = np.uint64(slot + 1)
+    while table[hole] & _LOW_32 != wanted:
+        hole = (hole + _ONE) & mask
+    place = hole
+    while True:
+        place = (place + _ONE) & mask
+        word = table[place]
+        if word == _EMPTY:
+            break
+        home = word >> shift
+        if (place - home) & mask >= (place - hole) & mask:
+            table[hole] = word
+            hole = place
+    table[hole] = _EMPTY
