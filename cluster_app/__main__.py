@@ -1,0 +1,53 @@
+"""`python -m cluster_app ROLE ...`: the cluster's programs."""
+
+import sys
+from collections.abc import Sequence
+
+from cluster_app.errors import Exit
+
+_USAGE = """usage: python -m cluster_app ROLE [flags]
+
+roles:
+  leader   take commands, journal, apply and answer them
+  warmup   compile the kernels into the cache and leave
+
+`python -m cluster_app leader --help` shows the flags."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one role; returns the exit code: 0 well, 1 fault, 2 usage, 3 not leading."""
+    role, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    try:
+        return _run(role, rest)
+    except Exit as end:
+        print(f"ringledger {role}: {end}", file=sys.stderr, flush=True)
+        return end.exit_code
+
+
+def _run(role: str, arguments: list[str]) -> int:
+    if role == "leader":
+        from cluster_app.logs import configure_logs
+        from cluster_app.settings import read_settings
+
+        settings = read_settings(role, arguments)
+        configure_logs(settings.log_level)
+        from cluster_app import leader
+        from cluster_core.errors import RingledgerError
+
+        try:
+            leader.run(settings)
+        except RingledgerError as error:
+            print(f"ringledger leader: {error}", file=sys.stderr, flush=True)
+            return 1
+        return 0
+    if role == "warmup":
+        import cluster_core.state_machine  # noqa: F401
+
+        return 0
+    asked = role in ("-h", "--help", "help")
+    print(_USAGE, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

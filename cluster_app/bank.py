@@ -1,0 +1,186 @@
+"""The bank contract: existing clients' single-command streams, on the same engine.
+
+Commands carry no id, so a command whose outcome is unknown ends the stream with an error that
+never invites a retry. The correlation id is only echoed.
+"""
+
+import struct
+from typing import Any, Final
+
+import grpc
+
+from cluster_app.ingress import Ingress
+from cluster_app.rich_errors import Refusal
+from cluster_core.record import AMOUNT_MAX, DEFAULT_ASSET, REPLY_BYTES, Operation, Status
+from cluster_core.state_machine import StateMachine
+from proto import balance_pb2
+
+COMMAND_SERVICE: Final = "gc.garcol.bank.proto.BalanceCommandService"
+QUERY_SERVICE: Final = "gc.garcol.bank.proto.BalanceQueryService"
+
+_COMMAND: Final = struct.Struct("<16sQQqQIHHII")
+_NO_ID: Final = bytes(16)
+_REPLY: Final = struct.Struct("<QQqqqHHI")
+_BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
+_WORDS: Final = {
+    Operation.CREATE_ACCOUNT: "Create balance",
+    Operation.DEPOSIT: "Deposit",
+    Operation.WITHDRAW: "Withdraw",
+    Operation.TRANSFER: "Transfer",
+}
+_FAILURES: Final = {
+    Status.AMOUNT_NOT_POSITIVE: "Amount must be greater than 0",
+    Status.SAME_ACCOUNT: "FromId and ToId must be different",
+    Status.INSUFFICIENT_FUNDS: "Insufficient balance",
+    Status.BALANCE_OVERFLOW: f"Balance would exceed {AMOUNT_MAX}",
+    Status.ACCOUNT_CAPACITY_REACHED: "No more balances can be created",
+}
+_TOO_MUCH: Final = f"Amount must be at most {AMOUNT_MAX}"
+
+Token = tuple[Operation, str, int, int]
+"""What a reply's text needs: operation, correlation id, debit and credit account."""
+
+
+class BankCodec:
+    """`BalanceCommandService/sendCommand`: one command a message."""
+
+    def decode(self, request: balance_pb2.BalanceCommand, index: int) -> Any:
+        """One packed command and its token, or the refusal's message."""
+        debit = credit = amount = asset = 0
+        match request.WhichOneof("type"):
+            case "depositCommand":
+                command: Any = request.depositCommand
+                operation = Operation.DEPOSIT
+                credit, amount = command.id, command.amount
+            case "withdrawCommand":
+                command = request.withdrawCommand
+                operation = Operation.WITHDRAW
+                debit, amount = command.id, command.amount
+            case "transferCommand":
+                command = request.transferCommand
+                operation = Operation.TRANSFER
+                debit, credit, amount = command.fromId, command.toId, command.amount
+            case "createBalanceCommand":
+                command = request.createBalanceCommand
+                operation = Operation.CREATE_ACCOUNT
+                asset = DEFAULT_ASSET
+            case _:
+                return _result(_BAD_REQUEST, "Invalid command", "")
+        if amount > AMOUNT_MAX:
+            return _result(
+                _BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId
+            )
+        packed = _COMMAND.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
+        return packed, (operation, command.correlationId, debit, credit)
+
+    def encode(self, token: Token, replies: memoryview, ledger_time_ns: int) -> bytes:
+        """A serialized BaseResult."""
+        operation, correlation_id, debit, credit = token
+        _, entity, _, _, _, status, _, _ = _REPLY.unpack_from(replies)
+        if status == Status.OK:
+            created = f"::{entity}" if operation is Operation.CREATE_ACCOUNT else ""
+            return _result(0, f"0::{_WORDS[operation]} success{created}", correlation_id)
+        if status == Status.DEBIT_ACCOUNT_NOT_FOUND:
+            text = f"Balance {debit} not found"
+        elif status == Status.CREDIT_ACCOUNT_NOT_FOUND:
+            text = f"Balance {credit} not found"
+        else:
+            text = _FAILURES.get(Status(status)) or Status(status).name
+        return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{text}", correlation_id)
+
+    def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
+        """Without ids nothing may be sent again unless surely nothing was run."""
+        unknown = not_run_from - answered
+        if unknown:
+            return Refusal(
+                grpc.StatusCode.UNKNOWN,
+                f"this node stopped leading ({reason}): the outcome of {unknown} commands is "
+                "unknown; do not send them again, look at the balances first",
+                "OUTCOME_UNKNOWN",
+                {"not_run_from_message": str(not_run_from)},
+            )
+        return Refusal(
+            grpc.StatusCode.UNAVAILABLE,
+            f"this node stopped leading ({reason}): commands without a reply were not run",
+            "LEADERSHIP_LOST",
+            {"not_run_from_message": str(not_run_from)},
+        )
+
+
+def _result(code: int, message: str, correlation_id: str) -> bytes:
+    return balance_pb2.BaseResult(
+        code=code, message=message, correlationId=correlation_id
+    ).SerializeToString()
+
+
+class BankCommandService:
+    """`gc.garcol.bank.proto.BalanceCommandService`."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+        self._codec = BankCodec()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Handlers for a server."""
+        return grpc.method_handlers_generic_handler(
+            COMMAND_SERVICE,
+            {
+                "sendCommand": grpc.stream_stream_rpc_method_handler(
+                    self.send_command, balance_pb2.BalanceCommand.FromString, None
+                )
+            },
+        )
+
+    async def send_command(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        """Serve one stream of single commands."""
+        await self._ingress.serve_stream(context, self._codec)
+
+
+class BankQueryService:
+    """`gc.garcol.bank.proto.BalanceQueryService`."""
+
+    def __init__(self, state: StateMachine) -> None:
+        self._state = state
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Handlers for a server."""
+        return grpc.method_handlers_generic_handler(
+            QUERY_SERVICE,
+            {
+                "sendQuery": grpc.stream_stream_rpc_method_handler(
+                    self.send_query, balance_pb2.BalanceQuery.FromString, None
+                )
+            },
+        )
+
+    async def send_query(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        """Answer each query of one stream in order, before the next is read."""
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await context.write(self._answer(request))
+
+    def _answer(self, request: balance_pb2.BalanceQuery) -> bytes:
+        result = balance_pb2.BalanceQueryResult()
+        if not request.HasField("singleBalanceQuery"):
+            result.baseResult.code = _BAD_REQUEST
+            result.baseResult.message = "Invalid query"
+            return result.SerializeToString()
+        query = request.singleBalanceQuery
+        account = self._state.account(query.id)
+        if account is None:
+            result.baseResult.code = _NOT_FOUND
+            result.baseResult.message = f"{_NOT_FOUND}::Balance {query.id} not found"
+            result.baseResult.correlationId = query.correlationId
+            return result.SerializeToString()
+        asset = self._state.asset(int(account["asset"]))
+        single = result.singleBalanceResult
+        single.id = query.id
+        single.amount = max(int(account["posted"]), 0)
+        single.precision = int(asset["decimals"]) if asset is not None else 0
+        single.active = True
+        single.correlationId = query.correlationId
+        return result.SerializeToString()
+
+
+if _REPLY.size != REPLY_BYTES:
+    raise ImportError("the bank contract reads another reply than the records say")

@@ -1,0 +1,199 @@
+"""Who leads: the log decides (design section 5).
+
+A candidate reads to the end of the journal, appends EPOCH_START with a leader id of its own, and
+leads only once it has read that record as counted. Everything here blocks: call it in a thread.
+"""
+
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+from cluster_app.errors import Fault, NotLeading
+from cluster_core.batch import EpochStart, Header, Kind, open_batch, seal
+from cluster_core.errors import JournalFault
+from cluster_core.journal import Delivery, Journal, JournalReader, JournalRecord, JournalWriter
+from cluster_core.reader_rule import Verdict
+from cluster_core.replay import Replica
+
+CLOCK_DIFFERENCE_NS_MAX = 5_000_000_000
+"""A candidate whose wall clock is farther off the journal's own doesn't lead."""
+
+READ_BACK_TIMEOUT_S = 10.0
+
+Opened = list[tuple[JournalRecord, Header]]
+
+
+class Deliveries:
+    """The journal's reports: queued until somebody takes them, then passed on."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._sink: Callable[[Delivery], None] = self._queue.put
+
+    def __call__(self, delivery: Delivery) -> None:
+        self._sink(delivery)
+
+    def take(self, timeout_s: float) -> Delivery:
+        """The next queued report. Raises queue.Empty after `timeout_s`."""
+        return self._queue.get(timeout=timeout_s)
+
+    def pass_on(self, sink: Callable[[Delivery], None]) -> None:
+        """Hand every later report to `sink`, on the journal's thread."""
+        self._sink = sink
+
+
+@dataclass(frozen=True)
+class Term:
+    """A won candidacy: the writer goes on from the replica's position."""
+
+    writer: JournalWriter
+    deliveries: Deliveries
+
+
+class JournalFollower:
+    """A replica and its reader, with the opening of batches one read ahead on another thread."""
+
+    def __init__(self, journal: Journal, replica: Replica) -> None:
+        self.replica = replica
+        self._reader: JournalReader = journal.reader(replica.position.next_offset)
+        self._ahead = ThreadPoolExecutor(1, "journal-reader")
+        self._next: Future[Opened] | None = None
+
+    def catch_up(self, end_offset: int, on_progress: Callable[[Replica], None]) -> None:
+        """Take every record below `end_offset`. Raises JournalFault where it must not go on."""
+        while self.replica.position.next_offset < end_offset:
+            self.take_next(READ_BACK_TIMEOUT_S, read_ahead=True)
+            on_progress(self.replica)
+
+    def take_next(self, timeout_s: float, *, read_ahead: bool = False) -> list[Verdict]:
+        """Take the next records; the verdict on each, or none after `timeout_s` without any."""
+        records = self._next.result() if self._next else self._read(timeout_s)
+        self._next = None
+        if read_ahead and records:
+            self._next = self._ahead.submit(self._read, 0.0)
+        verdicts = []
+        for record, header in records:
+            try:
+                verdicts.append(self.replica.take_opened(record, header).verdict)
+            except JournalFault as fault:
+                raise JournalFault(f"journal offset {record.offset}: {fault}") from None
+        return verdicts
+
+    def _read(self, timeout_s: float) -> Opened:
+        opened = []
+        for record in self._reader.read(timeout_s):
+            try:
+                opened.append((record, open_batch(record.value)))
+            except JournalFault as fault:
+                raise JournalFault(f"journal offset {record.offset}: {fault}") from None
+        return opened
+
+    def close(self) -> None:
+        """Release reader and thread."""
+        self._ahead.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
+
+
+def await_silence(follower: JournalFollower, timeout_s: float) -> None:
+    """Return once nobody leads: the epoch has ended, or nothing counted for `timeout_s`.
+
+    Raises NotLeading as soon as a counted record shows a living leader.
+    """
+    deadline = time.monotonic() + timeout_s
+    while follower.replica.position.has_leader:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        if Verdict.COUNTS in follower.take_next(left) and follower.replica.position.has_leader:
+            raise NotLeading(
+                f"{_leader_of(follower.replica)} leads epoch {follower.replica.position.epoch}; "
+                "use --takeover to depose it"
+            )
+
+
+def take_epoch(
+    journal: Journal,
+    follower: JournalFollower,
+    start: EpochStart,
+    *,
+    new_leader_id: Callable[[], bytes],
+    clock_ns: Callable[[], int],
+    deadline_s: float | None,
+) -> Term:
+    """Become the leader of the next epoch.
+
+    With `deadline_s` it tries again until then (takeover), else once. Raises NotLeading when
+    somebody else was faster, Fault when the journal takes no append or the clocks disagree.
+    """
+    give_up = time.monotonic() + (deadline_s or 0.0)
+    while True:
+        follower.catch_up(journal.end_offset(), lambda _: None)
+        term = _candidacy(journal, follower, start, new_leader_id(), clock_ns)
+        if term is not None:
+            return term
+        if time.monotonic() >= give_up:
+            raise NotLeading(
+                f"{_leader_of(follower.replica)} was faster, in epoch "
+                f"{follower.replica.position.epoch}"
+            )
+
+
+def _candidacy(
+    journal: Journal,
+    follower: JournalFollower,
+    start: EpochStart,
+    leader_id: bytes,
+    clock_ns: Callable[[], int],
+) -> Term | None:
+    position = follower.replica.position
+    value, _ = seal(
+        Kind.EPOCH_START,
+        epoch=position.epoch + 1,
+        leader_id=leader_id,
+        first_sequence=position.next_sequence,
+        timestamp_ns=max(clock_ns(), position.timestamp_ns),
+        previous_chain=position.chain,
+        body=start.pack(),
+    )
+    deliveries = Deliveries()
+    writer = journal.writer(position.next_offset, deliveries)
+    writer.append(value)
+    try:
+        delivery = deliveries.take(READ_BACK_TIMEOUT_S)
+    except queue.Empty:
+        writer.close()
+        raise Fault(f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s") from None
+    if delivery.offset is not None and _reads_as_counted(follower, leader_id, delivery.offset):
+        _check_clock(journal, delivery.offset, clock_ns)
+        return Term(writer, deliveries)
+    writer.close()
+    if delivery.offset is None and journal.end_offset() == position.next_offset:
+        raise Fault(f"the journal takes no appends: {delivery.error}")
+    return None
+
+
+def _reads_as_counted(follower: JournalFollower, leader_id: bytes, offset: int) -> bool:
+    deadline = time.monotonic() + READ_BACK_TIMEOUT_S
+    while follower.replica.position.next_offset <= offset:
+        if not follower.take_next(0.1) and time.monotonic() > deadline:
+            raise Fault(f"cannot read back the journal's offset {offset}")
+    return follower.replica.position.leader_id == leader_id
+
+
+def _check_clock(journal: Journal, offset: int, clock_ns: Callable[[], int]) -> None:
+    with closing(journal.reader(offset)) as reader:
+        appended_ns = reader.read(READ_BACK_TIMEOUT_S, 1)[0].appended_ns
+    difference_ns = clock_ns() - appended_ns
+    if abs(difference_ns) > CLOCK_DIFFERENCE_NS_MAX:
+        raise Fault(
+            f"this machine's clock is {difference_ns / 1e9:.1f} s off the journal's: set the clock"
+        )
+
+
+def _leader_of(replica: Replica) -> str:
+    if replica.leader is None:
+        return "another leader"
+    return f"{replica.leader.name} at {replica.leader.address}"

@@ -1,0 +1,228 @@
+"""Ingress: gRPC streams become packed records and routes; the engine never sees a message.
+
+Each stream is read by its own call's coroutine: decode, submit, read on. It is not read while too
+much of it is unanswered or the ring is full: gRPC's own back-pressure then holds the client.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import grpc
+import numpy as np
+
+from cluster_app.egress import CallRoute, Codec, StreamRoute
+from cluster_app.engine import Engine
+from cluster_app.rich_errors import Refusal, not_leader
+from cluster_app.typed import pack_command, read_reply
+from cluster_core.errors import InvalidCommands
+from cluster_core.pipeline import Fate
+from cluster_core.record import COMMAND_BYTES, MAX_MESSAGE_COMMANDS, REPLY
+from cluster_core.structure import read_message
+from proto import ledger_pb2
+
+COMMAND_SERVICE: Final = "ringledger.v1.CommandService"
+
+
+class StreamCodec(Codec, Protocol):
+    """A contract's stream: how a request becomes packed commands, and replies become messages."""
+
+    def decode(self, request: Any, index: int) -> "tuple[bytes, Any] | bytes | Refusal":
+        """Request `index` of its stream as (count * 64 bytes, token); or an answer that needs no
+        command; or the refusal that ends the stream."""
+
+
+class Ingress:
+    """The leader's command side. `engine` is None while this node doesn't lead."""
+
+    def __init__(self, *, max_in_flight: int) -> None:
+        self.engine: Engine | None = None
+        self.leader = ""
+        self._max_in_flight = max_in_flight
+        self._routes: dict[StreamRoute, Codec] = {}
+
+    async def serve_stream(
+        self, context: grpc.aio.ServicerContext, codec: StreamCodec
+    ) -> None:
+        """Serve one bidirectional command stream to its end."""
+        if self.engine is None or not self.engine.accepting:
+            await not_leader(self.leader).abort(context)
+            return
+        route = StreamRoute(context, codec, self._max_in_flight)
+        self._routes[route] = codec
+        try:
+            await self._read_stream(context, codec, route, self.engine)
+            await route.drained()
+        finally:
+            route.close()
+            del self._routes[route]
+
+    async def _read_stream(
+        self,
+        context: grpc.aio.ServicerContext,
+        codec: StreamCodec,
+        route: StreamRoute,
+        engine: Engine,
+    ) -> None:
+        index = 0
+        while (request := await context.read()) is not grpc.aio.EOF and not route.over:
+            decoded = codec.decode(request, index)
+            index += 1
+            if type(decoded) is tuple:
+                packed, token = decoded
+                count = len(packed) // COMMAND_BYTES
+                if count > self._max_in_flight:
+                    decoded = _over_limit(count, self._max_in_flight, index - 1)
+                else:
+                    route.taken(count)
+                    await engine.submit(packed, route, token)
+                    await route.room()
+                    continue
+            if isinstance(decoded, Refusal):
+                await route.drained()
+                route.end(decoded)
+                return
+            route.send(decoded)
+
+    async def execute(
+        self, context: grpc.aio.ServicerContext, commands: Any
+    ) -> tuple[np.ndarray[Any, Any], int]:
+        """Run typed commands as one message: (REPLY [n], ledger time)."""
+        engine = self.engine
+        if engine is None or not engine.accepting:
+            await not_leader(self.leader).abort(context)
+            raise AssertionError("abort raises")
+        try:
+            if not 1 <= len(commands) <= min(MAX_MESSAGE_COMMANDS, self._max_in_flight):
+                raise InvalidCommands(
+                    -1, f"{len(commands)} commands: a call holds 1 to {MAX_MESSAGE_COMMANDS}"
+                )
+            packed = b"".join(
+                pack_command(index, command) for index, command in enumerate(commands)
+            )
+            read_message(packed)
+        except InvalidCommands as error:
+            await _invalid(error, 0).abort(context)
+        route = CallRoute()
+        await engine.submit(packed, route)
+        try:
+            replies, ledger_time_ns = await route.answer
+        except asyncio.CancelledError:
+            if route.fate is None:
+                raise
+            await _lost(0, int(route.fate is Fate.UNKNOWN), route.reason).abort(context)
+        return np.frombuffer(replies, REPLY), ledger_time_ns
+
+    def end_streams(self, reason: str) -> None:
+        """End every stream, after its replies: the leadership is over."""
+        for route, codec in list(self._routes.items()):
+            route.end_of_term(codec, reason)
+
+    @property
+    def streams(self) -> int:
+        """Command streams that are open."""
+        return len(self._routes)
+
+
+class NativeCodec:
+    """`ringledger.v1.CommandService/Submit`: packed commands in, packed replies out."""
+
+    def decode(self, request: ledger_pb2.SubmitRequest, index: int) -> Any:
+        """The request's bytes, checked whole."""
+        packed = request.commands
+        try:
+            read_message(packed)
+        except InvalidCommands as error:
+            return _invalid(error, index)
+        return packed, None
+
+    def encode(self, token: Any, replies: memoryview, ledger_time_ns: int) -> bytes:
+        """A serialized SubmitResponse."""
+        return ledger_pb2.SubmitResponse(
+            replies=bytes(replies), ledger_time_ns=ledger_time_ns
+        ).SerializeToString()
+
+    def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
+        """Callers retry with the same ids: exactly once through a change of leaders."""
+        return _lost(answered, not_run_from, reason)
+
+
+class CommandService:
+    """The generic handlers of `ringledger.v1.CommandService`."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+        self._codec = NativeCodec()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Handlers for a server; Submit's responses are serialized by its codec."""
+        messages = ledger_pb2
+        return grpc.method_handlers_generic_handler(
+            COMMAND_SERVICE,
+            {
+                "Submit": grpc.stream_stream_rpc_method_handler(
+                    self.submit, messages.SubmitRequest.FromString, None
+                ),
+                "Execute": _unary(self.execute, messages.ExecuteRequest),
+                "ExecuteBatch": _unary(self.execute_batch, messages.ExecuteBatchRequest),
+            },
+        )
+
+    async def submit(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        """Serve one stream of packed commands."""
+        await self._ingress.serve_stream(context, self._codec)
+
+    async def execute(
+        self, request: ledger_pb2.ExecuteRequest, context: grpc.aio.ServicerContext
+    ) -> ledger_pb2.ExecuteResponse:
+        """Run one typed command."""
+        replies, ledger_time_ns = await self._ingress.execute(context, [request.command])
+        return ledger_pb2.ExecuteResponse(
+            reply=read_reply(replies[0]), ledger_time_ns=ledger_time_ns
+        )
+
+    async def execute_batch(
+        self, request: ledger_pb2.ExecuteBatchRequest, context: grpc.aio.ServicerContext
+    ) -> ledger_pb2.ExecuteBatchResponse:
+        """Run independent typed commands next to each other."""
+        replies, ledger_time_ns = await self._ingress.execute(context, request.commands)
+        return ledger_pb2.ExecuteBatchResponse(
+            replies=[read_reply(reply) for reply in replies], ledger_time_ns=ledger_time_ns
+        )
+
+
+def _unary(behaviour: Callable[..., Any], request: Any) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour, request.FromString, lambda response: response.SerializeToString()
+    )
+
+
+def _invalid(error: InvalidCommands, message: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"message {message} was refused whole, nothing of it was run: {error}",
+        "INVALID_COMMANDS",
+        {"message": str(message), "command": str(error.index), "cause": error.reason},
+    )
+
+
+def _over_limit(count: int, limit: int, message: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"message {message} holds {count} commands, over the limit of {limit} in flight: "
+        "send smaller messages",
+        "IN_FLIGHT_LIMIT",
+        {"message": str(message), "limit": str(limit)},
+    )
+
+
+def _lost(answered: int, not_run_from: int, reason: str) -> Refusal:
+    unknown = not_run_from - answered
+    known = "nothing more of this stream was run" if not unknown else "their outcome is unknown"
+    return Refusal(
+        grpc.StatusCode.UNAVAILABLE,
+        f"this node stopped leading ({reason}); {unknown} messages without a reply: {known}. "
+        "Send them to the next leader with the same command ids",
+        "LEADERSHIP_LOST",
+        {"not_run_from_message": str(not_run_from)},
+    )

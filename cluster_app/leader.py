@@ -1,0 +1,265 @@
+"""The leader: replay, candidacy, service, clean stop; wired in one function, top to bottom."""
+
+import asyncio
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cluster_app import bank, ingress, queries
+from cluster_app.election import JournalFollower, Term, await_silence, take_epoch
+from cluster_app.engine import Engine
+from cluster_app.errors import Fault, NotLeading, UsageError
+from cluster_app.journals import open_journal
+from cluster_app.logs import ReplayProgress
+from cluster_app.settings import LeaderSettings
+from cluster_core.batch import NO_LEADER, EpochStart
+from cluster_core.journal import Journal, JournalRecord
+from cluster_core.pipeline import Pipeline
+from cluster_core.replay import Replica
+from cluster_core.state_machine import StateMachine
+from proto import ledger_pb2
+
+_READ_BACK_TIMEOUT_S: Final = 10.0
+_CLOSE_STREAMS_TIMEOUT_S: Final = 2.0
+_SERVICES: Final = (
+    bank.COMMAND_SERVICE,
+    bank.QUERY_SERVICE,
+    ingress.COMMAND_SERVICE,
+    queries.QUERY_SERVICE,
+    queries.CLUSTER_SERVICE,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
+
+
+class LeaderClock:
+    """Ledger time's source: begins at max(wall clock, last counted time), moves monotonically."""
+
+    def __init__(self, last_counted_ns: int) -> None:
+        self._offset_ns = max(time.time_ns(), last_counted_ns) - time.monotonic_ns()
+
+    def __call__(self) -> int:
+        """Nanoseconds since the Unix epoch; never goes back."""
+        return time.monotonic_ns() + self._offset_ns
+
+
+@dataclass
+class Service:
+    """A bound server and what it serves with."""
+
+    server: grpc.aio.Server
+    ingress: ingress.Ingress
+    address: str
+
+
+async def lead(settings: LeaderSettings) -> None:
+    """Run a leader until SIGTERM or SIGINT. Raises Exit when it can't lead or must stop."""
+    stop = _stop_on_signals()
+    # 1. the port, before anybody is deposed for nothing
+    service = await _bind(settings)
+    with closing(open_journal(settings.journal)) as journal:
+        # 2. the state: everything that the journal holds
+        replica = Replica(hash_seed=secrets.randbits(64))
+        with closing(JournalFollower(journal, replica)) as follower:
+            await _in_thread(stop, lambda: _replay(journal, follower, stop))
+            parameters = settings.parameters(replica.parameters)
+            # 3. the epoch
+            start = EpochStart(settings.node_id, service.address, parameters)
+            term = await _in_thread(
+                stop, lambda: _become_leader(settings, journal, follower, start)
+            )
+        if replica.state is None:
+            raise Fault("the journal has no first epoch")
+        # 4. the stages
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        pipeline = _pipeline(journal, replica, term)
+        engine = Engine(
+            pipeline,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            append_timeout_s=settings.append_timeout_s,
+            on_stopped=ended.set_result,
+        )
+        term.deliveries.pass_on(engine.delivered)
+        # 5. service
+        service.ingress.engine = engine
+        try:
+            await _serve(service, settings, replica, pipeline)
+            await _until_end(stop, ended)
+            # 6. the end: answer what was taken, then say that nobody need wait
+            await _stop(service, engine, ended, settings.drain_timeout_s)
+        finally:
+            engine.close()
+            term.writer.close()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _in_thread(stop: asyncio.Event, work: Callable[[], Any]) -> Any:
+    """Run blocking work, but end at once when a signal asks for it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set() and not running.done():
+        await asyncio.wait((running,), timeout=_READ_BACK_TIMEOUT_S)
+        raise Fault("stopped before it led")
+    return await running
+
+
+async def _bind(settings: LeaderSettings) -> Service:
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=settings.max_streams,
+        options=(
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_concurrent_streams", settings.max_streams),
+        ),
+    )
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise Fault(f"cannot listen on {settings.listen}: is the port in use?")
+    host = settings.listen.rpartition(":")[0]
+    address = settings.advertise or f"{host}:{port}"
+    return Service(server, ingress.Ingress(max_in_flight=settings.max_in_flight), address)
+
+
+def _replay(journal: Journal, follower: JournalFollower, stop: asyncio.Event) -> None:
+    end_offset = journal.end_offset()
+    progress = ReplayProgress(follower.replica.position.next_offset, end_offset)
+
+    def told(replica: Replica) -> None:
+        progress.update(replica.position.next_offset, replica.position.next_sequence)
+        if stop.is_set():
+            raise Fault("stopped while replaying")
+
+    try:
+        follower.catch_up(end_offset, told)
+    finally:
+        progress.close()
+
+
+def _become_leader(
+    settings: LeaderSettings, journal: Journal, follower: JournalFollower, start: EpochStart
+) -> Term:
+    if not settings.takeover:
+        jitter = 1 + secrets.randbelow(500) / 1_000
+        await_silence(follower, settings.election_timeout_s * jitter)
+    return take_epoch(
+        journal,
+        follower,
+        start,
+        new_leader_id=_new_leader_id,
+        clock_ns=time.time_ns,
+        deadline_s=settings.takeover_deadline_s if settings.takeover else None,
+    )
+
+
+def _new_leader_id() -> bytes:
+    while (leader_id := secrets.token_bytes(16)) == NO_LEADER:
+        pass
+    return leader_id
+
+
+def _pipeline(journal: Journal, replica: Replica, term: Term) -> Pipeline:
+    def read_journal(first_offset: int, last_offset: int) -> Iterable[JournalRecord]:
+        deadline = time.monotonic() + _READ_BACK_TIMEOUT_S
+        with closing(journal.reader(first_offset)) as reader:
+            while time.monotonic() < deadline:
+                for record in reader.read(_READ_BACK_TIMEOUT_S):
+                    yield record
+                    if record.offset >= last_offset:
+                        return
+
+    if replica.state is None:
+        raise Fault("the journal has no first epoch")
+    return Pipeline(
+        replica.state,
+        term.writer,
+        replica.position,
+        clock_ns=LeaderClock(replica.position.timestamp_ns),
+        read_journal=read_journal,
+    )
+
+
+async def _serve(
+    service: Service, settings: LeaderSettings, replica: Replica, pipeline: Pipeline
+) -> None:
+    state: StateMachine = replica.state  # type: ignore[assignment]
+    service.ingress.leader = service.address
+    status = queries.NodeStatus(
+        ledger_pb2.ROLE_LEADER,
+        settings.node_id,
+        service.address,
+        service.address,
+        replica.ledger_id,
+        lambda: pipeline.counted,
+    )
+    server = service.server
+    server.add_generic_rpc_handlers(
+        (
+            bank.BankCommandService(service.ingress).handlers(),
+            bank.BankQueryService(state).handlers(),
+            ingress.CommandService(service.ingress).handlers(),
+            queries.QueryService(state).handlers(),
+            queries.ClusterService(state, status).handlers(),
+        )
+    )
+    healthy = health.aio.HealthServicer()
+    for name in ("", *_SERVICES[:-2]):
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection(_SERVICES, server)
+    await server.start()
+    print(
+        f"ready leader address={service.address} epoch={pipeline.counted.epoch} "
+        f"applied={state.applied}",
+        flush=True,
+    )
+
+
+async def _until_end(stop: asyncio.Event, ended: asyncio.Future[str]) -> None:
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+
+
+async def _stop(
+    service: Service, engine: Engine, ended: asyncio.Future[str], drain_timeout_s: float
+) -> None:
+    drained = await engine.drain(drain_timeout_s) if not ended.done() else False
+    service.ingress.engine = None
+    service.ingress.leader = ""
+    service.ingress.end_streams(ended.result() if ended.done() else "clean stop")
+    await service.server.stop(_CLOSE_STREAMS_TIMEOUT_S)
+    if ended.done():
+        raise NotLeading(f"no longer the leader: {ended.result()}")
+    if not drained:
+        raise Fault(f"the journal did not take what was in flight within {drain_timeout_s:g} s")
+    structlog.get_logger().info("stopped")
+
+
+def run(settings: LeaderSettings) -> None:
+    """Run `lead` on its event loop. Raises Exit, UsageError included."""
+    import uvloop
+
+    uvloop.run(lead(settings))
+
+
+__all__ = ["UsageError", "lead", "run"]

@@ -1,0 +1,82 @@
+"""Logs: key-value lines on standard error, JSON when it is no terminal. Progress of long work."""
+
+import logging
+import sys
+import time
+from typing import Final
+
+import structlog
+from tqdm import tqdm
+
+LINE_INTERVAL_S: Final = 2.0
+
+
+def configure_logs(level: str) -> None:
+    """Set level (debug, info, warning, error) and form for the whole process."""
+    terminal = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class ReplayProgress:
+    """A progress bar with rate and time left on a terminal, a line every 2 s elsewhere.
+
+    Its length is in journal batches, its rate in commands.
+    """
+
+    def __init__(self, first_offset: int, end_offset: int) -> None:
+        self._first_offset = first_offset
+        self._end_offset = end_offset
+        self._begun = self._said = time.monotonic()
+        self._commands = 0
+        self._bar = (
+            tqdm(total=end_offset - first_offset, desc="replay", unit=" batches")
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def update(self, offset: int, applied: int) -> None:
+        """Tell that everything below `offset` is applied: `applied` commands in all."""
+        self._commands = applied
+        now = time.monotonic()
+        done = offset - self._first_offset
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+            self._bar.set_postfix_str(f"{self._rate(now):,.0f} commands/s", refresh=False)
+        elif now - self._said >= LINE_INTERVAL_S:
+            self._said = now
+            left = self._end_offset - offset
+            structlog.get_logger().info(
+                "replaying",
+                offset=offset,
+                end_offset=self._end_offset,
+                commands_per_second=round(self._rate(now)),
+                seconds_left=round((now - self._begun) * left / max(done, 1), 1),
+            )
+
+    def close(self) -> None:
+        """End the bar and say how long it took."""
+        if self._bar is not None:
+            self._bar.close()
+        now = time.monotonic()
+        structlog.get_logger().info(
+            "replayed",
+            commands=self._commands,
+            seconds=round(now - self._begun, 3),
+            commands_per_second=round(self._rate(now)),
+        )
+
+    def _rate(self, now: float) -> float:
+        return self._commands / max(now - self._begun, 1e-9)

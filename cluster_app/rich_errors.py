@@ -1,0 +1,51 @@
+"""Errors as callers see them: a gRPC status with google.rpc details.
+
+Reasons (ErrorInfo, domain `ringledger`): NOT_LEADER, LEADERSHIP_LOST, INVALID_COMMANDS,
+INVALID_ARGUMENT, IN_FLIGHT_LIMIT.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN: Final = "ringledger"
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a call ends: status code, a sentence for people, a reason and metadata for programs."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    async def abort(self, context: grpc.aio.ServicerContext) -> None:
+        """End the call with this refusal; raises grpc's own AbortError."""
+        detail = any_pb2.Any()
+        detail.Pack(
+            error_details_pb2.ErrorInfo(
+                reason=self.reason, domain=DOMAIN, metadata=self.metadata
+            )
+        )
+        rich = status_pb2.Status(
+            code=self.code.value[0], message=self.message, details=[detail]
+        )
+        await context.abort(
+            self.code, self.message, ((_DETAILS_KEY, rich.SerializeToString()),)
+        )
+
+
+def not_leader(leader: str) -> Refusal:
+    """This node doesn't lead; `leader` is the address of the one that does, if known."""
+    told = f"; the leader is at {leader}" if leader else ""
+    return Refusal(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        f"this node does not lead{told}",
+        "NOT_LEADER",
+        {"leader": leader},
+    )

@@ -1,0 +1,165 @@
+"""The cluster's settings: each a flag and an environment variable RINGLEDGER_<NAME>.
+
+A flag wins over its variable, the variable over the default. All are checked at start.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from cluster_app.errors import UsageError
+from cluster_core.batch import LedgerParameters
+
+_ENVIRONMENT_PREFIX: Final = "RINGLEDGER_"
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):(\d{1,5})")
+
+
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"help": text, "secret": secret})
+
+
+@dataclass(frozen=True)
+class LeaderSettings:
+    """What `leader` takes. Durations are seconds; None leaves the choice to the ledger."""
+
+    journal: str = _setting("sqlite:///data/journal.db", "journal: sqlite:///PATH")
+    snapshots: str = _setting(
+        "", "snapshot store; not used by this version: a start replays the whole journal"
+    )
+    listen: str = _setting("127.0.0.1:9500", "HOST:PORT to serve on")
+    advertise: str = _setting("", "HOST:PORT that others are told (default: --listen)")
+    node_id: str = _setting("leader", "this node's name, in status and journal")
+    takeover: bool = _setting(False, "take the epoch from a living leader")
+    takeover_deadline_s: float = _setting(10.0, "how long --takeover tries")
+    heartbeat_interval_s: float = _setting(0.25, "silence after which an idle leader writes")
+    election_timeout_s: float = _setting(
+        1.0, "silence that shows a dead leader (drawn from 1 to 1.5 times this)"
+    )
+    drain_timeout_s: float = _setting(10.0, "time for answers in flight at a stop")
+    append_timeout_s: float = _setting(30.0, "time after which an unreported append ends the term")
+    max_streams: int = _setting(1_024, "concurrent calls served")
+    max_in_flight: int = _setting(65_536, "unanswered commands per stream before it is not read")
+    max_message_bytes: int = _setting(1 << 20, "largest message taken")
+    window_capacity: int | None = _setting(
+        None, "recent command ids kept, a power of two; fixed by the first start (2^22)"
+    )
+    id_ahead_ms: int | None = _setting(
+        None, "how far a UUIDv7 may be ahead; fixed by the first start (1000)"
+    )
+    account_capacity: int | None = _setting(
+        None, "accounts at most; fixed by the first start (2^26)"
+    )
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        for name in ("listen", "advertise"):
+            if getattr(self, name):
+                split_address(getattr(self, name), name)
+        if not 1 <= len(self.node_id.encode()) <= 255:
+            raise UsageError("node-id must be 1 to 255 bytes")
+        for name in (
+            "takeover_deadline_s",
+            "heartbeat_interval_s",
+            "election_timeout_s",
+            "drain_timeout_s",
+            "append_timeout_s",
+        ):
+            if not 0 < getattr(self, name) <= 3_600:
+                raise UsageError(f"{_flag(name)} must be above 0 and at most 3600 seconds")
+        if self.heartbeat_interval_s * 2 > self.election_timeout_s:
+            raise UsageError("--election-timeout-s must be at least twice --heartbeat-interval-s")
+        if not 1 <= self.max_streams <= 1_000_000:
+            raise UsageError("--max-streams must be 1 to 1,000,000")
+        if not 1 <= self.max_in_flight <= 1 << 20:
+            raise UsageError("--max-in-flight must be 1 to 1,048,576 commands")
+        if not 1_024 <= self.max_message_bytes <= 1 << 26:
+            raise UsageError("--max-message-bytes must be 1,024 to 67,108,864")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise UsageError("--log-level must be debug, info, warning or error")
+        try:
+            self.parameters(None)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def parameters(self, ledger: LedgerParameters | None) -> LedgerParameters:
+        """The ledger's parameters: its own, or those of a new one.
+
+        Raises UsageError when a setting contradicts the ledger's own.
+        """
+        wanted = {
+            "window_capacity": self.window_capacity,
+            "id_ahead_ns": None if self.id_ahead_ms is None else self.id_ahead_ms * 1_000_000,
+            "account_capacity": self.account_capacity,
+        }
+        chosen = {name: value for name, value in wanted.items() if value is not None}
+        if ledger is None:
+            return LedgerParameters(**chosen)
+        for name, value in chosen.items():
+            if getattr(ledger, name) != value:
+                raise UsageError(
+                    f"{name} is set to {value}, but this ledger was begun with "
+                    f"{getattr(ledger, name)}, for ever: leave the setting out"
+                )
+        return ledger
+
+
+def split_address(address: str, name: str) -> tuple[str, int]:
+    """HOST and PORT of an address. Raises UsageError for anything else."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[2]) > 65_535:
+        raise UsageError(f"{_flag(name)} must be HOST:PORT, not {address!r}")
+    return match[1], int(match[2])
+
+
+def read_settings(
+    program: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> LeaderSettings:
+    """Settings from flags and environment.
+
+    Raises UsageError for a value that can't be used; argparse itself ends on an unknown flag.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m cluster_app {program}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Each flag is also an environment variable, RINGLEDGER_JOURNAL for --journal.",
+    )
+    for setting in fields(LeaderSettings):
+        text = environment.get(_ENVIRONMENT_PREFIX + setting.name.upper())
+        default = setting.default if text is None else _parse(setting.name, setting.type, text)
+        options: dict[str, Any] = {"default": default, "help": setting.metadata["help"]}
+        if setting.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = _metavar(setting.type)
+            options["type"] = lambda text, setting=setting: _parse(
+                setting.name, setting.type, text
+            )
+        parser.add_argument(_flag(setting.name), **options)
+    return LeaderSettings(**vars(parser.parse_args(arguments)))
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("", "0", "false", "no", "off"):
+            return False
+        raise UsageError(f"{_flag(name)} must be true or false, not {text!r}")
+    number = float if kind is float else int if kind in (int, int | None) else str
+    try:
+        return number(text)
+    except ValueError:
+        raise UsageError(f"{_flag(name)} must be a number, not {text!r}") from None
+
+
+def _metavar(kind: Any) -> str:
+    return "SECONDS" if kind is float else "N" if kind in (int, int | None) else "TEXT"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+

@@ -1,0 +1,287 @@
+"""The leader's stages, on one thread: ring, journal, state machine, reply ring, egress.
+
+  1. submit    a client message goes into the command ring as one block
+  2. journal   what waits is sealed into a batch and handed to the journal
+  3. deliver   the journal's report makes the oldest batch count, or ends the leadership
+  4. apply     the kernel applies the batch and fills the reply ring
+  5. reply     every message of the batch gets its replies, by its route
+
+Natural batching: while one batch is in flight, the next one fills; a further one is sent only
+when enough waits. Clock, journal and routes are passed in, so that the simulation drives this
+very code. Nothing here blocks, except reading the journal after a foreign append.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from cluster_core.batch import HEADER_BYTES, MAX_BATCH_BYTES, Kind, open_batch, seal
+from cluster_core.errors import InvariantViolated, JournalError
+from cluster_core.journal import Delivery, JournalRecord, JournalWriter
+from cluster_core.reader_rule import Position, Verdict, judge
+from cluster_core.record import COMMAND, COMMAND_BYTES, MAX_MESSAGE_COMMANDS, REPLY, REPLY_BYTES
+from cluster_core.ring_buffer import RingBuffer
+from cluster_core.state_machine import StateMachine
+
+RING_CAPACITY: Final = 1 << 17
+"""Commands between ingress and egress: 8 MiB of commands and 6 MiB of replies."""
+
+MAX_BATCHES_IN_FLIGHT: Final = 8
+FURTHER_BATCH_COMMANDS: Final = 256
+"""Commands that must wait before another batch joins those in flight: tiny ones burn the broker."""
+
+
+class Fate(Enum):
+    """What a caller without a reply may conclude when a leadership ends."""
+
+    NOT_RUN = auto()
+    UNKNOWN = auto()
+
+
+class Route(Protocol):
+    """Where a message's replies go. Two edges implement it; neither may raise."""
+
+    def replied(self, token: Any, replies: memoryview, ledger_time_ns: int) -> None:
+        """Take count * 48 bytes of replies; the view is valid during this call only."""
+
+    def failed(self, token: Any, fate: Fate, reason: str) -> None:
+        """The leadership ended before this message was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    kind: Kind
+    value: bytes
+    end_sequence: int
+    after: Position
+    """The position once this batch counts; its next_offset is not known yet."""
+
+
+class Pipeline:
+    """One leadership: begins after its EPOCH_START counted, ends with EPOCH_END or by `stop`.
+
+    `position` is the reader's position after EPOCH_START, `clock_ns` the leader's clock,
+    `read_journal(from_offset, to_offset)` the records in that closed range. The state must have
+    applied exactly what the position says.
+    """
+
+    def __init__(
+        self,
+        state: StateMachine,
+        writer: JournalWriter,
+        position: Position,
+        *,
+        clock_ns: Callable[[], int],
+        read_journal: Callable[[int, int], Iterable[JournalRecord]],
+        capacity: int = RING_CAPACITY,
+    ) -> None:
+        if state.applied != position.next_sequence:
+            raise InvariantViolated(
+                f"state has applied {state.applied}, the journal says {position.next_sequence}"
+            )
+        self.counted = position
+        self.stopped_because = ""
+        self.skipped_records = 0
+        self.batches = 0
+        self._sealed = position
+        self._state = state
+        self._writer = writer
+        self._clock_ns = clock_ns
+        self._read_journal = read_journal
+        self._commands = RingBuffer(capacity, COMMAND_BYTES, first_sequence=state.applied)
+        self._applied = self._commands.add_reader("applied")
+        self._replies = bytearray(capacity * REPLY_BYTES)
+        self._reply_records = np.frombuffer(self._replies, REPLY)
+        self._reply_bytes = memoryview(self._replies)
+        self._replied = state.applied
+        self._waiting: deque[tuple[int, Route, Any]] = deque()
+        self._unanswered: deque[tuple[int, Route, Any]] = deque()
+        self._in_flight: deque[_InFlight] = deque()
+
+    # 1. ingress
+
+    def submit(self, packed: bytes | memoryview, route: Route, token: Any) -> bool:
+        """Take one client message: count * 64 bytes that `read_message` found well formed.
+
+        Returns False, taking nothing, when the ring has no room for it now.
+        """
+        first = self._commands.put(packed)
+        if first is None:
+            return False
+        self._waiting.append((self._commands.published, route, token))
+        return True
+
+    # 2. journal
+
+    def journal_waiting(self) -> None:
+        """Seal and append what waits, as far as natural batching allows."""
+        while self._waiting and not self.stopped_because:
+            if self._in_flight and (
+                self._commands.published - self._sealed.next_sequence < FURTHER_BATCH_COMMANDS
+                or len(self._in_flight) >= MAX_BATCHES_IN_FLIGHT
+            ):
+                return
+            self._journal_batch()
+
+    def _journal_batch(self) -> None:
+        first = self._sealed.next_sequence
+        end = first
+        while self._waiting and self._waiting[0][0] - first <= MAX_MESSAGE_COMMANDS:
+            message = self._waiting.popleft()
+            end = message[0]
+            self._unanswered.append(message)
+        self._append(Kind.COMMANDS, b"".join(self._commands.views(first, end)))
+
+    def heartbeat(self) -> None:
+        """Append a HEARTBEAT, unless a batch in flight already speaks for this leader."""
+        if not self._in_flight and not self.stopped_because:
+            self._append(Kind.HEARTBEAT, b"")
+
+    def end_epoch(self) -> None:
+        """Append EPOCH_END. Only when `idle`: nothing may follow it."""
+        if not self.idle:
+            raise InvariantViolated("EPOCH_END while commands wait for their replies")
+        self._append(Kind.EPOCH_END, b"")
+
+    def _append(self, kind: Kind, body: bytes) -> None:
+        last = self._sealed
+        timestamp_ns = max(self._clock_ns(), last.timestamp_ns)
+        value, digest = seal(
+            kind,
+            epoch=last.epoch,
+            leader_id=last.leader_id,
+            first_sequence=last.next_sequence,
+            timestamp_ns=timestamp_ns,
+            previous_chain=last.chain,
+            body=body,
+        )
+        if len(value) > MAX_BATCH_BYTES:
+            raise InvariantViolated(f"a batch of {len(value)} bytes")
+        self._sealed = replace(
+            last,
+            next_sequence=last.next_sequence + len(body) // COMMAND_BYTES,
+            timestamp_ns=timestamp_ns,
+            chain=digest,
+        )
+        self._in_flight.append(_InFlight(kind, value, self._sealed.next_sequence, self._sealed))
+        self.batches += 1
+        try:
+            self._writer.append(value)
+        except JournalError as error:
+            self.stop(str(error))
+
+    # 3. delivery
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take the journal's report about the oldest batch in flight.
+
+        Anything but a counted record ends this leadership; later reports are ignored.
+        """
+        if self.stopped_because:
+            return
+        if not self._in_flight:
+            raise InvariantViolated("the journal reported an append that is not in flight")
+        batch = self._in_flight[0]
+        if delivery.offset is None:
+            self.stop(delivery.error or "the journal acknowledged without an offset")
+        elif delivery.offset < self.counted.next_offset:
+            self.stop(
+                f"the journal stored a batch at offset {delivery.offset}, "
+                f"below {self.counted.next_offset}"
+            )
+        elif delivery.offset == self.counted.next_offset:
+            self._count(batch, replace(batch.after, next_offset=delivery.offset + 1))
+        else:
+            self._read_through(batch, delivery.offset)
+
+    def _read_through(self, batch: _InFlight, offset: int) -> None:
+        """Somebody else appended before this batch: only reading tells whether it counts."""
+        position = self.counted
+        try:
+            for record in self._read_journal(position.next_offset, offset):
+                judgement = judge(position, record.offset, open_batch(record.value))
+                position = judgement.position
+                if judgement.verdict is Verdict.STOP:
+                    self.stop(f"journal offset {record.offset}: {judgement.reason}")
+                    return
+                if record.offset == offset:
+                    if judgement.verdict is not Verdict.COUNTS or record.value != batch.value:
+                        self.stop(f"epoch {position.epoch} was taken by another leader")
+                        return
+                    self._count(batch, position)
+                    return
+                self.skipped_records += judgement.verdict is Verdict.SKIP
+        except JournalError as error:
+            self.stop(f"cannot read back a batch at offset {offset}: {error}")
+            return
+        self.stop(f"cannot read back a batch at offset {offset}: the journal ends before it")
+
+    def _count(self, batch: _InFlight, position: Position) -> None:
+        self._in_flight.popleft()
+        self.counted = position
+        if batch.kind is Kind.COMMANDS:
+            self._apply(batch)
+            self._reply(batch)
+        self._check_cursors()
+
+    # 4. state machine
+
+    def _apply(self, batch: _InFlight) -> None:
+        commands = np.frombuffer(batch.value, COMMAND, offset=HEADER_BYTES)
+        self._state.apply_into(commands, batch.after.timestamp_ns, self._reply_records)
+        self._applied.advance(batch.end_sequence)
+
+    # 5. egress
+
+    def _reply(self, batch: _InFlight) -> None:
+        mask = self._commands.capacity - 1
+        ledger_time_ns, unanswered = batch.after.timestamp_ns, self._unanswered
+        low = self._replied
+        while unanswered and unanswered[0][0] <= batch.end_sequence:
+            high, route, token = unanswered.popleft()
+            begin, end = (low & mask) * REPLY_BYTES, (high & mask) * REPLY_BYTES
+            if begin < end:
+                replies = self._reply_bytes[begin:end]
+            else:
+                replies = memoryview(self._replies[begin:] + self._replies[:end])
+            route.replied(token, replies, ledger_time_ns)
+            low = high
+        self._replied = low
+
+    def _check_cursors(self) -> None:
+        applied, journaled = self._applied.sequence, self.counted.next_sequence
+        if not self._replied <= applied <= journaled <= self._commands.published:
+            raise InvariantViolated(
+                f"replied {self._replied}, applied {applied}, journaled {journaled}, "
+                f"published {self._commands.published}"
+            )
+
+    # the end
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits and nothing is in flight."""
+        return not self._waiting and not self._in_flight
+
+    @property
+    def ring_fill(self) -> float:
+        """Used part of the command ring, 0 to 1."""
+        return (self._commands.published - self._applied.sequence) / self._commands.capacity
+
+    def stop(self, reason: str) -> None:
+        """End this leadership for good and tell every unanswered caller what it may conclude."""
+        if self.stopped_because:
+            return
+        self.stopped_because = reason
+        unknown, not_run = list(self._unanswered), list(self._waiting)
+        self._unanswered.clear()
+        self._waiting.clear()
+        self._in_flight.clear()
+        for _, route, token in unknown:
+            route.failed(token, Fate.UNKNOWN, reason)
+        for _, route, token in not_run:
+            route.failed(token, Fate.NOT_RUN, reason)
