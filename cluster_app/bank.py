@@ -10,8 +10,14 @@ from typing import Any, Final
 import grpc
 
 from cluster_app.ingress import Ingress
-from cluster_app.rich_errors import Refusal
-from cluster_core.record import AMOUNT_MAX, DEFAULT_ASSET, REPLY_BYTES, Operation, Status
+from cluster_app.rpc import Context, Refusal
+from cluster_core.record import (
+    AMOUNT_MAX,
+    DEFAULT_ASSET,
+    REPLY_BYTES,
+    Operation,
+    Status,
+)
 from cluster_core.state_machine import StateMachine
 from proto import balance_pb2
 
@@ -71,7 +77,9 @@ class BankCodec:
             return _result(
                 _BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId
             )
-        packed = _COMMAND.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
+        packed = _COMMAND.pack(
+            _NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0
+        )
         return packed, (operation, command.correlationId, debit, credit)
 
     def encode(self, token: Token, replies: memoryview, ledger_time_ns: int) -> bytes:
@@ -80,7 +88,9 @@ class BankCodec:
         _, entity, _, _, _, status, _, _ = _REPLY.unpack_from(replies)
         if status == Status.OK:
             created = f"::{entity}" if operation is Operation.CREATE_ACCOUNT else ""
-            return _result(0, f"0::{_WORDS[operation]} success{created}", correlation_id)
+            return _result(
+                0, f"0::{_WORDS[operation]} success{created}", correlation_id
+            )
         if status == Status.DEBIT_ACCOUNT_NOT_FOUND:
             text = f"Balance {debit} not found"
         elif status == Status.CREDIT_ACCOUNT_NOT_FOUND:
@@ -132,7 +142,7 @@ class BankCommandService:
             },
         )
 
-    async def send_command(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+    async def send_command(self, _: Any, context: Context) -> None:
         """Serve one stream of single commands."""
         await self._ingress.serve_stream(context, self._codec)
 
@@ -154,7 +164,7 @@ class BankQueryService:
             },
         )
 
-    async def send_query(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+    async def send_query(self, _: Any, context: Context) -> None:
         """Answer each query of one stream in order, before the next is read."""
         while (request := await context.read()) is not grpc.aio.EOF:
             await context.write(self._answer(request))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from cluster_app.rich_errors import Refusal
+from cluster_app.rpc import Context, Refusal
 from cluster_core.pipeline import Fate
 from cluster_core.record import REPLY_BYTES
 
@@ -31,9 +31,7 @@ class Codec(Protocol):
 class StreamRoute:
     """One stream's way back: an outbox, its writer, and the count of what is unanswered."""
 
-    def __init__(
-        self, context: grpc.aio.ServicerContext, codec: Codec, max_in_flight: int
-    ) -> None:
+    def __init__(self, context: Context, codec: Codec, max_in_flight: int) -> None:
         self._context = context
         self._codec = codec
         self._max_in_flight = max_in_flight
@@ -99,7 +97,12 @@ class StreamRoute:
                 await self._end.abort(self._context)
         except grpc.aio.AbortError:
             pass
-        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError, RuntimeError):
+        except (
+            asyncio.CancelledError,
+            grpc.RpcError,
+            grpc.aio.UsageError,
+            RuntimeError,
+        ):
             # the client vanished: its replies are nobody's
             self._closed = True
         finally:
@@ -118,7 +121,9 @@ class StreamRoute:
     async def room(self) -> None:
         """Wait until the stream may be read again: its unanswered commands are few enough."""
         if self._in_flight >= self._max_in_flight:
-            await self._wait(lambda: self._in_flight < self._max_in_flight or self._closed)
+            await self._wait(
+                lambda: self._in_flight < self._max_in_flight or self._closed
+            )
 
     async def drained(self) -> None:
         """Wait until every submitted command is answered and written, or the stream is over."""

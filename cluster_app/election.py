@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from cluster_app.errors import Fault, NotLeading
 from cluster_core.batch import EpochStart, Header, Kind, open_batch, seal
 from cluster_core.errors import JournalFault
-from cluster_core.journal import Delivery, Journal, JournalReader, JournalRecord, JournalWriter
+from cluster_core.journal import (
+    Delivery,
+    Journal,
+    JournalReader,
+    JournalRecord,
+    JournalWriter,
+)
 from cluster_core.reader_rule import Verdict
 from cluster_core.replay import Replica
 
@@ -107,7 +113,10 @@ def await_silence(follower: JournalFollower, timeout_s: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             return
-        if Verdict.COUNTS in follower.take_next(left) and follower.replica.position.has_leader:
+        if (
+            Verdict.COUNTS in follower.take_next(left)
+            and follower.replica.position.has_leader
+        ):
             raise NotLeading(
                 f"{_leader_of(follower.replica)} leads epoch {follower.replica.position.epoch}; "
                 "use --takeover to depose it"
@@ -165,8 +174,12 @@ def _candidacy(
         delivery = deliveries.take(READ_BACK_TIMEOUT_S)
     except queue.Empty:
         writer.close()
-        raise Fault(f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s") from None
-    if delivery.offset is not None and _reads_as_counted(follower, leader_id, delivery.offset):
+        raise Fault(
+            f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s"
+        ) from None
+    if delivery.offset is not None and _reads_as_counted(
+        follower, leader_id, delivery.offset
+    ):
         _check_clock(journal, delivery.offset, clock_ns)
         return Term(writer, deliveries)
     writer.close()

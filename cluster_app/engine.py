@@ -53,7 +53,9 @@ class Engine:
             self._room.append(room)
             await room
         if not self._accepting:
-            route.failed(token, Fate.NOT_RUN, self._pipeline.stopped_because or "stopping")
+            route.failed(
+                token, Fate.NOT_RUN, self._pipeline.stopped_because or "stopping"
+            )
         elif not self._turn_scheduled:
             self._turn_scheduled = True
             self._loop.call_soon(self._end_of_turn)
@@ -86,7 +88,9 @@ class Engine:
             if pipeline.idle:
                 self._reported = self._loop.time()
             elif self._loop.time() - self._reported > self._append_timeout_s:
-                pipeline.stop(f"the journal reported nothing for {self._append_timeout_s:.0f} s")
+                pipeline.stop(
+                    f"the journal reported nothing for {self._append_timeout_s:.0f} s"
+                )
             if pipeline.batches == self._batches_seen:
                 pipeline.heartbeat()
             self._batches_seen = pipeline.batches

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster_app.egress import CallRoute, Codec, StreamRoute
 from cluster_app.engine import Engine
-from cluster_app.rich_errors import Refusal, not_leader
+from cluster_app.rpc import Context, Refusal, not_leader, unary
 from cluster_app.typed import pack_command, read_reply
 from cluster_core.errors import InvalidCommands
 from cluster_core.pipeline import Fate
@@ -41,9 +41,7 @@ class Ingress:
         self._max_in_flight = max_in_flight
         self._routes: dict[StreamRoute, Codec] = {}
 
-    async def serve_stream(
-        self, context: grpc.aio.ServicerContext, codec: StreamCodec
-    ) -> None:
+    async def serve_stream(self, context: Context, codec: StreamCodec) -> None:
         """Serve one bidirectional command stream to its end."""
         if self.engine is None or not self.engine.accepting:
             await not_leader(self.leader).abort(context)
@@ -59,7 +57,7 @@ class Ingress:
 
     async def _read_stream(
         self,
-        context: grpc.aio.ServicerContext,
+        context: Context,
         codec: StreamCodec,
         route: StreamRoute,
         engine: Engine,
@@ -67,25 +65,25 @@ class Ingress:
         index = 0
         while (request := await context.read()) is not grpc.aio.EOF and not route.over:
             decoded = codec.decode(request, index)
-            index += 1
-            if type(decoded) is tuple:
+            if isinstance(decoded, tuple):
                 packed, token = decoded
                 count = len(packed) // COMMAND_BYTES
-                if count > self._max_in_flight:
-                    decoded = _over_limit(count, self._max_in_flight, index - 1)
-                else:
+                if count <= self._max_in_flight:
                     route.taken(count)
                     await engine.submit(packed, route, token)
                     await route.room()
-                    continue
-            if isinstance(decoded, Refusal):
+                else:
+                    decoded = _over_limit(count, self._max_in_flight, index)
+            if isinstance(decoded, bytes):
+                route.send(decoded)
+            elif isinstance(decoded, Refusal):
                 await route.drained()
                 route.end(decoded)
                 return
-            route.send(decoded)
+            index += 1
 
     async def execute(
-        self, context: grpc.aio.ServicerContext, commands: Any
+        self, context: Context, commands: Any
     ) -> tuple[np.ndarray[Any, Any], int]:
         """Run typed commands as one message: (REPLY [n], ledger time)."""
         engine = self.engine
@@ -95,7 +93,8 @@ class Ingress:
         try:
             if not 1 <= len(commands) <= min(MAX_MESSAGE_COMMANDS, self._max_in_flight):
                 raise InvalidCommands(
-                    -1, f"{len(commands)} commands: a call holds 1 to {MAX_MESSAGE_COMMANDS}"
+                    -1,
+                    f"{len(commands)} commands: a call holds 1 to {MAX_MESSAGE_COMMANDS}",
                 )
             packed = b"".join(
                 pack_command(index, command) for index, command in enumerate(commands)
@@ -163,38 +162,35 @@ class CommandService:
                 "Submit": grpc.stream_stream_rpc_method_handler(
                     self.submit, messages.SubmitRequest.FromString, None
                 ),
-                "Execute": _unary(self.execute, messages.ExecuteRequest),
-                "ExecuteBatch": _unary(self.execute_batch, messages.ExecuteBatchRequest),
+                "Execute": unary(self.execute, messages.ExecuteRequest),
+                "ExecuteBatch": unary(self.execute_batch, messages.ExecuteBatchRequest),
             },
         )
 
-    async def submit(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+    async def submit(self, _: Any, context: Context) -> None:
         """Serve one stream of packed commands."""
         await self._ingress.serve_stream(context, self._codec)
 
     async def execute(
-        self, request: ledger_pb2.ExecuteRequest, context: grpc.aio.ServicerContext
+        self, request: ledger_pb2.ExecuteRequest, context: Context
     ) -> ledger_pb2.ExecuteResponse:
         """Run one typed command."""
-        replies, ledger_time_ns = await self._ingress.execute(context, [request.command])
+        replies, ledger_time_ns = await self._ingress.execute(
+            context, [request.command]
+        )
         return ledger_pb2.ExecuteResponse(
             reply=read_reply(replies[0]), ledger_time_ns=ledger_time_ns
         )
 
     async def execute_batch(
-        self, request: ledger_pb2.ExecuteBatchRequest, context: grpc.aio.ServicerContext
+        self, request: ledger_pb2.ExecuteBatchRequest, context: Context
     ) -> ledger_pb2.ExecuteBatchResponse:
         """Run independent typed commands next to each other."""
         replies, ledger_time_ns = await self._ingress.execute(context, request.commands)
         return ledger_pb2.ExecuteBatchResponse(
-            replies=[read_reply(reply) for reply in replies], ledger_time_ns=ledger_time_ns
+            replies=[read_reply(reply) for reply in replies],
+            ledger_time_ns=ledger_time_ns,
         )
-
-
-def _unary(behaviour: Callable[..., Any], request: Any) -> grpc.RpcMethodHandler:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour, request.FromString, lambda response: response.SerializeToString()
-    )
 
 
 def _invalid(error: InvalidCommands, message: int) -> Refusal:
@@ -218,7 +214,11 @@ def _over_limit(count: int, limit: int, message: int) -> Refusal:
 
 def _lost(answered: int, not_run_from: int, reason: str) -> Refusal:
     unknown = not_run_from - answered
-    known = "nothing more of this stream was run" if not unknown else "their outcome is unknown"
+    known = (
+        "nothing more of this stream was run"
+        if not unknown
+        else "their outcome is unknown"
+    )
     return Refusal(
         grpc.StatusCode.UNAVAILABLE,
         f"this node stopped leading ({reason}); {unknown} messages without a reply: {known}. "

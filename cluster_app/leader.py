@@ -137,7 +137,9 @@ async def _bind(settings: LeaderSettings) -> Service:
         raise Fault(f"cannot listen on {settings.listen}: is the port in use?")
     host = settings.listen.rpartition(":")[0]
     address = settings.advertise or f"{host}:{port}"
-    return Service(server, ingress.Ingress(max_in_flight=settings.max_in_flight), address)
+    return Service(
+        server, ingress.Ingress(max_in_flight=settings.max_in_flight), address
+    )
 
 
 def _replay(journal: Journal, follower: JournalFollower, stop: asyncio.Event) -> None:
@@ -156,7 +158,10 @@ def _replay(journal: Journal, follower: JournalFollower, stop: asyncio.Event) ->
 
 
 def _become_leader(
-    settings: LeaderSettings, journal: Journal, follower: JournalFollower, start: EpochStart
+    settings: LeaderSettings,
+    journal: Journal,
+    follower: JournalFollower,
+    start: EpochStart,
 ) -> Term:
     if not settings.takeover:
         jitter = 1 + secrets.randbelow(500) / 1_000
@@ -251,7 +256,9 @@ async def _stop(
     if ended.done():
         raise NotLeading(f"no longer the leader: {ended.result()}")
     if not drained:
-        raise Fault(f"the journal did not take what was in flight within {drain_timeout_s:g} s")
+        raise Fault(
+            f"the journal did not take what was in flight within {drain_timeout_s:g} s"
+        )
     structlog.get_logger().info("stopped")
 
 

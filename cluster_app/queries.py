@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import grpc
 
-from cluster_app.rich_errors import Refusal
+from cluster_app.rpc import Context, Refusal, unary
 from cluster_core.reader_rule import Position
 from cluster_core.state_machine import StateMachine
 from proto import ledger_pb2
@@ -36,11 +36,12 @@ class QueryService:
     def handlers(self) -> grpc.GenericRpcHandler:
         """Handlers for a server."""
         return grpc.method_handlers_generic_handler(
-            QUERY_SERVICE, {"GetAccount": _unary(self.get_account, ledger_pb2.GetAccountRequest)}
+            QUERY_SERVICE,
+            {"GetAccount": unary(self.get_account, ledger_pb2.GetAccountRequest)},
         )
 
     async def get_account(
-        self, request: ledger_pb2.GetAccountRequest, context: grpc.aio.ServicerContext
+        self, request: ledger_pb2.GetAccountRequest, context: Context
     ) -> ledger_pb2.GetAccountResponse:
         """The account and the sequence up to which it is known. NOT_FOUND for an unknown id."""
         applied = self._state.applied
@@ -50,7 +51,10 @@ class QueryService:
                 grpc.StatusCode.NOT_FOUND,
                 f"account {request.account_id} does not exist",
                 "ACCOUNT_NOT_FOUND",
-                {"account_id": str(request.account_id), "applied_sequence": str(applied)},
+                {
+                    "account_id": str(request.account_id),
+                    "applied_sequence": str(applied),
+                },
             ).abort(context)
         return ledger_pb2.GetAccountResponse(
             account=_typed_account(account), applied_sequence=applied
@@ -67,11 +71,12 @@ class ClusterService:
     def handlers(self) -> grpc.GenericRpcHandler:
         """Handlers for a server."""
         return grpc.method_handlers_generic_handler(
-            CLUSTER_SERVICE, {"GetStatus": _unary(self.get_status, ledger_pb2.GetStatusRequest)}
+            CLUSTER_SERVICE,
+            {"GetStatus": unary(self.get_status, ledger_pb2.GetStatusRequest)},
         )
 
     async def get_status(
-        self, request: ledger_pb2.GetStatusRequest, context: grpc.aio.ServicerContext
+        self, request: ledger_pb2.GetStatusRequest, context: Context
     ) -> ledger_pb2.GetStatusResponse:
         """The node's status as of now."""
         status, position = self._status, self._status.position()
@@ -91,12 +96,6 @@ class ClusterService:
                 for number in self._state.asset_numbers()
             ],
         )
-
-
-def _unary(behaviour: Callable[..., Any], request: Any) -> grpc.RpcMethodHandler:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour, request.FromString, lambda response: response.SerializeToString()
-    )
 
 
 def _typed_account(account: Any) -> ledger_pb2.Account:

@@ -29,32 +29,48 @@ def pack_command(index: int, command: ledger_pb2.Command) -> bytes:
             debit, amount = command.withdraw.debit_account, command.withdraw.amount
         case "transfer":
             operation = Operation.TRANSFER
-            debit, credit = command.transfer.debit_account, command.transfer.credit_account
+            debit, credit = (
+                command.transfer.debit_account,
+                command.transfer.credit_account,
+            )
             amount = command.transfer.amount
         case "register_asset":
             operation = Operation.REGISTER_ASSET
             if code:
-                raise InvalidCommands(index, "code is not used by REGISTER_ASSET: set decimals")
+                raise InvalidCommands(
+                    index, "code is not used by REGISTER_ASSET: set decimals"
+                )
             asset, code = command.register_asset.asset, command.register_asset.decimals
             reference = _symbol(index, command.register_asset.symbol)
         case _:
             raise InvalidCommands(index, "no operation is set")
     return _COMMAND.pack(
-        command.command_id, debit, credit, amount, reference, asset, operation, 0, 0, code
+        command.command_id,
+        debit,
+        credit,
+        amount,
+        reference,
+        asset,
+        operation,
+        0,
+        0,
+        code,
     )
 
 
 def _symbol(index: int, symbol: str) -> int:
     encoded = symbol.encode()
     if len(encoded) > 8:
-        raise InvalidCommands(index, "an asset's symbol has 1 to 8 characters of A-Z and 0-9")
+        raise InvalidCommands(
+            index, "an asset's symbol has 1 to 8 characters of A-Z and 0-9"
+        )
     return int.from_bytes(encoded.ljust(8, b"\0"), "little")
 
 
 def read_reply(reply: Any) -> ledger_pb2.Reply:
     """The typed form of one REPLY record."""
     return ledger_pb2.Reply(
-        status=int(reply["status"]),
+        status=ledger_pb2.Status.Name(int(reply["status"])),
         sequence=int(reply["sequence"]),
         entity=int(reply["entity"]),
         amount=int(reply["amount"]),

@@ -47,7 +47,8 @@ def _cache_folder() -> Path:
         return fallback
 
 
-numba.config.CACHE_DIR = str(_cache_folder())
+_config: Any = numba.config
+_config.CACHE_DIR = str(_cache_folder())
 
 
 def kernel(signature: Any) -> Callable[[F], F]:
@@ -98,7 +99,7 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         address = builder.add(address, builder.mul(stride, arguments[1]))
         pointer_type = cgutils.voidptr_t
         i32 = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
+        function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
             builder.module,
             ir.FunctionType(ir.VoidType(), [pointer_type, i32, i32, i32]),
             "llvm.prefetch.p0",
@@ -117,6 +118,4 @@ def _prefetch_nothing(array: Any, index: int) -> None:
     """Stands in where NUMBA_DISABLE_JIT leaves the kernels to the interpreter."""
 
 
-prefetch: Callable[[Any, int], None] = (
-    _prefetch_nothing if numba.config.DISABLE_JIT else intrinsic(_prefetch)
-)
+prefetch: Any = _prefetch_nothing if _config.DISABLE_JIT else intrinsic(_prefetch)

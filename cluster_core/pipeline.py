@@ -23,7 +23,13 @@ from cluster_core.batch import HEADER_BYTES, MAX_BATCH_BYTES, Kind, open_batch, 
 from cluster_core.errors import InvariantViolated, JournalError
 from cluster_core.journal import Delivery, JournalRecord, JournalWriter
 from cluster_core.reader_rule import Position, Verdict, judge
-from cluster_core.record import COMMAND, COMMAND_BYTES, MAX_MESSAGE_COMMANDS, REPLY, REPLY_BYTES
+from cluster_core.record import (
+    COMMAND,
+    COMMAND_BYTES,
+    MAX_MESSAGE_COMMANDS,
+    REPLY,
+    REPLY_BYTES,
+)
 from cluster_core.ring_buffer import RingBuffer
 from cluster_core.state_machine import StateMachine
 
@@ -92,12 +98,13 @@ class Pipeline:
         self._writer = writer
         self._clock_ns = clock_ns
         self._read_journal = read_journal
-        self._commands = RingBuffer(capacity, COMMAND_BYTES, first_sequence=state.applied)
+        self._commands = RingBuffer(
+            capacity, COMMAND_BYTES, first_sequence=state.applied
+        )
         self._applied = self._commands.add_reader("applied")
-        self._replies = bytearray(capacity * REPLY_BYTES)
-        self._reply_records = np.frombuffer(self._replies, REPLY)
-        self._reply_bytes = memoryview(self._replies)
-        self._replied = state.applied
+        self._replies = RingBuffer(capacity, REPLY_BYTES, first_sequence=state.applied)
+        self._reply_records = self._replies.array(REPLY)
+        self._replied = self._replies.add_reader("replied")
         self._waiting: deque[tuple[int, Route, Any]] = deque()
         self._unanswered: deque[tuple[int, Route, Any]] = deque()
         self._in_flight: deque[_InFlight] = deque()
@@ -121,7 +128,8 @@ class Pipeline:
         """Seal and append what waits, as far as natural batching allows."""
         while self._waiting and not self.stopped_because:
             if self._in_flight and (
-                self._commands.published - self._sealed.next_sequence < FURTHER_BATCH_COMMANDS
+                self._commands.published - self._sealed.next_sequence
+                < FURTHER_BATCH_COMMANDS
                 or len(self._in_flight) >= MAX_BATCHES_IN_FLIGHT
             ):
                 return
@@ -167,7 +175,9 @@ class Pipeline:
             timestamp_ns=timestamp_ns,
             chain=digest,
         )
-        self._in_flight.append(_InFlight(kind, value, self._sealed.next_sequence, self._sealed))
+        self._in_flight.append(
+            _InFlight(kind, value, self._sealed.next_sequence, self._sealed)
+        )
         self.batches += 1
         try:
             self._writer.append(value)
@@ -184,7 +194,9 @@ class Pipeline:
         if self.stopped_because:
             return
         if not self._in_flight:
-            raise InvariantViolated("the journal reported an append that is not in flight")
+            raise InvariantViolated(
+                "the journal reported an append that is not in flight"
+            )
         batch = self._in_flight[0]
         if delivery.offset is None:
             self.stop(delivery.error or "the journal acknowledged without an offset")
@@ -209,7 +221,10 @@ class Pipeline:
                     self.stop(f"journal offset {record.offset}: {judgement.reason}")
                     return
                 if record.offset == offset:
-                    if judgement.verdict is not Verdict.COUNTS or record.value != batch.value:
+                    if (
+                        judgement.verdict is not Verdict.COUNTS
+                        or record.value != batch.value
+                    ):
                         self.stop(f"epoch {position.epoch} was taken by another leader")
                         return
                     self._count(batch, position)
@@ -218,7 +233,9 @@ class Pipeline:
         except JournalError as error:
             self.stop(f"cannot read back a batch at offset {offset}: {error}")
             return
-        self.stop(f"cannot read back a batch at offset {offset}: the journal ends before it")
+        self.stop(
+            f"cannot read back a batch at offset {offset}: the journal ends before it"
+        )
 
     def _count(self, batch: _InFlight, position: Position) -> None:
         self._in_flight.popleft()
@@ -232,32 +249,35 @@ class Pipeline:
 
     def _apply(self, batch: _InFlight) -> None:
         commands = np.frombuffer(batch.value, COMMAND, offset=HEADER_BYTES)
+        first = self._replies.claim(len(commands))
+        if first != self._state.applied:
+            raise InvariantViolated(
+                f"replies begin at {first}, state at {self._state.applied}"
+            )
         self._state.apply_into(commands, batch.after.timestamp_ns, self._reply_records)
+        self._replies.publish(first, batch.end_sequence)
         self._applied.advance(batch.end_sequence)
 
     # 5. egress
 
     def _reply(self, batch: _InFlight) -> None:
-        mask = self._commands.capacity - 1
         ledger_time_ns, unanswered = batch.after.timestamp_ns, self._unanswered
-        low = self._replied
+        low = self._replied.sequence
         while unanswered and unanswered[0][0] <= batch.end_sequence:
             high, route, token = unanswered.popleft()
-            begin, end = (low & mask) * REPLY_BYTES, (high & mask) * REPLY_BYTES
-            if begin < end:
-                replies = self._reply_bytes[begin:end]
-            else:
-                replies = memoryview(self._replies[begin:] + self._replies[:end])
+            views = self._replies.views(low, high)
+            replies = views[0] if len(views) == 1 else memoryview(b"".join(views))
             route.replied(token, replies, ledger_time_ns)
             low = high
-        self._replied = low
+        self._replied.advance(low)
 
     def _check_cursors(self) -> None:
-        applied, journaled = self._applied.sequence, self.counted.next_sequence
-        if not self._replied <= applied <= journaled <= self._commands.published:
+        replied, applied = self._replied.sequence, self._applied.sequence
+        journaled, published = self.counted.next_sequence, self._commands.published
+        if not replied <= applied <= journaled <= published:
             raise InvariantViolated(
-                f"replied {self._replied}, applied {applied}, journaled {journaled}, "
-                f"published {self._commands.published}"
+                f"replied {replied}, applied {applied}, journaled {journaled}, "
+                f"published {published}"
             )
 
     # the end
@@ -270,7 +290,9 @@ class Pipeline:
     @property
     def ring_fill(self) -> float:
         """Used part of the command ring, 0 to 1."""
-        return (self._commands.published - self._applied.sequence) / self._commands.capacity
+        return (
+            self._commands.published - self._applied.sequence
+        ) / self._commands.capacity
 
     def stop(self, reason: str) -> None:
         """End this leadership for good and tell every unanswered caller what it may conclude."""

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,return-value,no-any-return"
+# In compiled code numba's integers stand where the annotations say int.
 """The operations: each checks its values in the order of `Status`, then writes.
 
 Compiled into the kernel. All arithmetic is int64: unsigned fields are converted as they are read,

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="arg-type,return-value,no-any-return"
+# In compiled code numba's integers stand where the annotations say int.
 """The window of recent command ids: what makes a command run exactly once.
 
 The last N ids, each with the fingerprint of its command and its first reply, in a ring: entry n

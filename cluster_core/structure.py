@@ -39,7 +39,10 @@ _UNKNOWN_OPERATION: Final = -1
 _UNKNOWN_FLAG: Final = -2
 
 
-@kernel(types.UniTuple(types.int64, 2)(array_type(COMMAND, readonly=True)))
+_RESULT: Any = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
+
+
+@kernel(_RESULT(array_type(COMMAND, readonly=True)))
 def _first_malformed(commands: npt.NDArray[Any]) -> tuple[int, int]:
     """(index, what) of the first malformed command: a field bit or a negative code; or (-1, 0)."""
     for index in range(commands.shape[0]):

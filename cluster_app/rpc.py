@@ -1,15 +1,18 @@
-"""Errors as callers see them: a gRPC status with google.rpc details.
+"""What the gRPC services share: handlers, and errors as a status with google.rpc details.
 
 Reasons (ErrorInfo, domain `ringledger`): NOT_LEADER, LEADERSHIP_LOST, INVALID_COMMANDS,
 INVALID_ARGUMENT, IN_FLIGHT_LIMIT.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 DOMAIN: Final = "ringledger"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -24,7 +27,7 @@ class Refusal:
     reason: str
     metadata: dict[str, str] = field(default_factory=dict)
 
-    async def abort(self, context: grpc.aio.ServicerContext) -> None:
+    async def abort(self, context: Context) -> None:
         """End the call with this refusal; raises grpc's own AbortError."""
         detail = any_pb2.Any()
         detail.Pack(
@@ -48,4 +51,11 @@ def not_leader(leader: str) -> Refusal:
         f"this node does not lead{told}",
         "NOT_LEADER",
         {"leader": leader},
+    )
+
+
+def unary(behaviour: Callable[..., Any], request: Any) -> Any:
+    """A handler for a unary call whose request is a message of the class `request`."""
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour, request.FromString, lambda response: response.SerializeToString()
     )

@@ -1,0 +1,1 @@
+"""The ledger itself: records, ring, batch, reader rule, state machine, pipeline. No I/O."""
