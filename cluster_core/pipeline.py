@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from cluster_core.batch import HEADER_BYTES, MAX_BATCH_BYTES, Kind, open_batch, seal
+from cluster_core.batch import HEADER_BYTES, MAX_BATCH_BYTES, NO_LEADER, Kind, open_batch, seal
 from cluster_core.errors import InvariantViolated, JournalError
 from cluster_core.journal import Delivery, JournalRecord, JournalWriter
 from cluster_core.reader_rule import Position, Verdict, judge
@@ -157,6 +157,8 @@ class Pipeline:
 
     def _append(self, kind: Kind, body: bytes) -> None:
         last = self._sealed
+        if not last.has_leader:
+            raise InvariantViolated("an append after EPOCH_END")
         timestamp_ns = max(self._clock_ns(), last.timestamp_ns)
         value, digest = seal(
             kind,
@@ -171,6 +173,7 @@ class Pipeline:
             raise InvariantViolated(f"a batch of {len(value)} bytes")
         self._sealed = replace(
             last,
+            leader_id=NO_LEADER if kind is Kind.EPOCH_END else last.leader_id,
             next_sequence=last.next_sequence + len(body) // COMMAND_BYTES,
             timestamp_ns=timestamp_ns,
             chain=digest,

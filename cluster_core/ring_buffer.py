@@ -179,9 +179,7 @@ class RingBuffer:
         """
         count = hi - lo
         if not 0 <= count <= self.capacity or lo < 0:
-            raise ValueError(
-                f"[{lo}, {hi}) is no range of a ring of {self.capacity} slots"
-            )
+            raise ValueError(f"[{lo}, {hi}) is no range of a ring of {self.capacity} slots")
         if count == 0:
             return ()
         begin = (lo & self._mask) * self.slot_bytes

@@ -1,0 +1,282 @@
+"""The leader's stages on a scripted journal: order, batching, fates, and when a term ends."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster_core.batch import EpochStart, Kind, LedgerParameters, open_batch, seal
+from cluster_core.errors import InvariantViolated
+from cluster_core.journal import Delivery, JournalRecord, MemoryJournal
+from cluster_core.pipeline import (
+    FURTHER_BATCH_COMMANDS,
+    MAX_BATCHES_IN_FLIGHT,
+    Fate,
+    Pipeline,
+)
+from cluster_core.record import COMMAND, REPLY, Operation, Status
+from cluster_core.replay import Replica
+from cluster_core.state_machine import StateMachine
+
+PARAMETERS = LedgerParameters(window_capacity=1024, account_capacity=1000)
+LEADER = b"L" * 16
+
+
+class Caller:
+    """A route that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[Any, np.ndarray[Any, Any], int]] = []
+        self.fates: list[tuple[Any, Fate]] = []
+
+    def replied(self, token: Any, replies: memoryview, ledger_time_ns: int) -> None:
+        self.replies.append((token, np.frombuffer(bytes(replies), REPLY), ledger_time_ns))
+
+    def failed(self, token: Any, fate: Fate, reason: str) -> None:
+        self.fates.append((token, fate))
+
+
+class HeldWriter:
+    """A journal writer whose deliveries the test reports by hand."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self.held: deque[Delivery] = deque()
+        self.values: list[bytes] = []
+        self._writer = journal.writer(0, self.held.append)
+
+    def append(self, value: bytes) -> None:
+        self.values.append(value)
+        self._writer.append(value)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Leadership:
+    """A pipeline after its EPOCH_START on a journal in memory."""
+
+    def __init__(self, capacity: int = 1 << 14) -> None:
+        self.now_ns = 1_000
+        self.journal = MemoryJournal(lambda: self.now_ns)
+        replica = Replica()
+        self.append_foreign(_epoch_start(replica, LEADER))
+        for record in self.journal.reader(0).read(0):
+            replica.take(record)
+        assert replica.state is not None
+        self.state: StateMachine = replica.state
+        self.writer = HeldWriter(self.journal)
+        self.caller = Caller()
+        self.pipeline = Pipeline(
+            self.state,
+            self.writer,
+            replica.position,
+            clock_ns=lambda: self.now_ns,
+            read_journal=self._read,
+            capacity=capacity,
+        )
+
+    def _read(self, first: int, last: int) -> list[JournalRecord]:
+        return list(self.journal.reader(first).read(0, last - first + 1))
+
+    def append_foreign(self, value: bytes) -> None:
+        self.journal.writer(0, lambda _: None).append(value)
+
+    def submit(self, count: int, token: Any = None) -> bool:
+        return self.pipeline.submit(_creates(count), self.caller, token)
+
+    def deliver(self) -> None:
+        self.pipeline.delivered(self.writer.held.popleft())
+
+
+def _epoch_start(replica: Replica, leader_id: bytes) -> bytes:
+    position = replica.position
+    value, _ = seal(
+        Kind.EPOCH_START,
+        epoch=position.epoch + 1,
+        leader_id=leader_id,
+        first_sequence=position.next_sequence,
+        timestamp_ns=position.timestamp_ns,
+        previous_chain=position.chain,
+        body=EpochStart("node", "127.0.0.1:1", PARAMETERS).pack(),
+    )
+    return value
+
+
+def _creates(count: int) -> bytes:
+    commands = np.zeros(count, COMMAND)
+    commands["operation"] = Operation.CREATE_ACCOUNT
+    commands["asset"] = 1
+    return commands.tobytes()
+
+
+def test_nothing_is_applied_before_it_is_journaled_and_nothing_answered_before_applied() -> None:
+    leader = Leadership()
+    leader.submit(3, "a")
+    leader.pipeline.journal_waiting()
+    assert (leader.state.applied, leader.caller.replies) == (0, [])
+    leader.deliver()
+    assert leader.state.applied == 3
+    [(token, replies, ledger_time_ns)] = leader.caller.replies
+    assert (token, ledger_time_ns) == ("a", 1_000)
+    assert list(replies["entity"]) == [1, 2, 3]
+    assert set(replies["status"]) == {Status.OK}
+
+
+def test_while_a_batch_is_in_flight_the_next_one_fills() -> None:
+    leader = Leadership()
+    for token in range(3):
+        leader.submit(1, token)
+        leader.pipeline.journal_waiting()
+    assert len(leader.writer.values) == 1
+    leader.deliver()
+    leader.pipeline.journal_waiting()
+    assert [open_batch(value).count for value in leader.writer.values] == [1, 2]
+
+
+def test_further_batches_fly_only_when_enough_waits_and_never_too_many() -> None:
+    leader = Leadership()
+    for token in range(MAX_BATCHES_IN_FLIGHT + 3):
+        leader.submit(FURTHER_BATCH_COMMANDS, token)
+        leader.pipeline.journal_waiting()
+    assert len(leader.writer.values) == MAX_BATCHES_IN_FLIGHT
+
+
+def test_a_message_is_never_split_over_batches() -> None:
+    leader = Leadership()
+    leader.submit(1, "first")
+    leader.pipeline.journal_waiting()
+    for token, count in enumerate((5_000, 3_000, 500)):
+        leader.submit(count, token)
+    leader.pipeline.journal_waiting()
+    assert [open_batch(value).count for value in leader.writer.values] == [1, 8_000, 500]
+
+
+def test_replies_find_their_messages_across_the_end_of_the_ring() -> None:
+    leader = Leadership(capacity=16)
+    for token in range(20):
+        assert leader.submit(7, token)
+        leader.pipeline.journal_waiting()
+        leader.deliver()
+    assert [token for token, _, _ in leader.caller.replies] == list(range(20))
+    sequences = np.concatenate([replies["sequence"] for _, replies, _ in leader.caller.replies])
+    assert list(sequences) == list(range(140))
+
+
+def test_a_full_ring_takes_nothing_and_goes_on_after_the_replies() -> None:
+    leader = Leadership(capacity=16)
+    assert leader.submit(10, "a")
+    assert not leader.submit(10, "b")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert leader.submit(10, "b")
+
+
+def test_a_failed_append_ends_the_term_and_tells_unknown_from_not_run() -> None:
+    leader = Leadership()
+    leader.submit(1, "in flight")
+    leader.pipeline.journal_waiting()
+    leader.submit(1, "waiting")
+    leader.pipeline.delivered(Delivery(None, "disk full"))
+    assert leader.pipeline.stopped_because == "disk full"
+    assert leader.caller.fates == [("in flight", Fate.UNKNOWN), ("waiting", Fate.NOT_RUN)]
+    leader.deliver()
+    assert (leader.state.applied, leader.caller.replies) == (0, [])
+
+
+def test_an_acknowledgement_without_an_offset_ends_the_term() -> None:
+    leader = Leadership()
+    leader.submit(1)
+    leader.pipeline.journal_waiting()
+    leader.pipeline.delivered(Delivery(None))
+    assert "without an offset" in leader.pipeline.stopped_because
+
+
+def test_an_offset_below_the_expected_ends_the_term() -> None:
+    leader = Leadership()
+    leader.submit(1)
+    leader.pipeline.journal_waiting()
+    leader.pipeline.delivered(Delivery(0))
+    assert "below" in leader.pipeline.stopped_because
+
+
+def test_a_late_write_of_somebody_deposed_between_two_batches_is_skipped_and_counted() -> None:
+    leader = Leadership()
+    late, _ = seal(
+        Kind.HEARTBEAT,
+        epoch=0,
+        leader_id=b"O" * 16,
+        first_sequence=0,
+        timestamp_ns=0,
+        previous_chain=bytes(32),
+    )
+    leader.append_foreign(late)
+    for token in range(2):
+        leader.submit(1, token)
+        leader.pipeline.journal_waiting()
+        leader.deliver()
+    assert leader.pipeline.skipped_records == 1
+    assert [token for token, _, _ in leader.caller.replies] == [0, 1]
+    assert leader.pipeline.counted.next_offset == 4
+
+
+def test_another_leader_between_two_batches_ends_the_term_unanswered() -> None:
+    leader = Leadership()
+    replica = Replica()
+    for record in leader.journal.reader(0).read(0):
+        replica.take(record)
+    leader.append_foreign(_epoch_start(replica, b"N" * 16))
+    leader.submit(1, "late")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert "another leader" in leader.pipeline.stopped_because
+    assert leader.caller.fates == [("late", Fate.UNKNOWN)]
+    assert leader.state.applied == 0
+
+
+def test_a_heartbeat_is_only_written_when_nothing_is_in_flight() -> None:
+    leader = Leadership()
+    leader.submit(1)
+    leader.pipeline.journal_waiting()
+    leader.pipeline.heartbeat()
+    assert len(leader.writer.values) == 1
+    leader.deliver()
+    leader.pipeline.heartbeat()
+    assert open_batch(leader.writer.values[-1]).kind is Kind.HEARTBEAT
+
+
+def test_ledger_time_never_goes_back() -> None:
+    leader = Leadership()
+    times = []
+    for now_ns in (5_000, 3_000, 9_000):
+        leader.now_ns = now_ns
+        leader.pipeline.heartbeat()
+        leader.deliver()
+        times.append(leader.pipeline.counted.timestamp_ns)
+    assert times == [5_000, 5_000, 9_000]
+
+
+def test_the_epoch_ends_only_when_everything_is_answered() -> None:
+    leader = Leadership()
+    leader.submit(1)
+    with pytest.raises(InvariantViolated):
+        leader.pipeline.end_epoch()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    leader.pipeline.end_epoch()
+    leader.deliver()
+    assert not leader.pipeline.counted.has_leader
+
+
+def test_a_replica_of_the_journal_has_the_leaders_digest_and_chain() -> None:
+    leader = Leadership()
+    for count in (1, 300, 17):
+        leader.submit(count)
+        leader.pipeline.journal_waiting()
+        leader.deliver()
+    replica = Replica(hash_seed=99)
+    for record in leader.journal.reader(0).read(0):
+        replica.take(record)
+    assert replica.state is not None
+    assert replica.state.digest() == leader.state.digest()
+    assert replica.position == leader.pipeline.counted
