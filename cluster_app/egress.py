@@ -39,19 +39,23 @@ class StreamRoute:
         self._writer: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._in_flight = 0
+        self._unanswered = 0
         self._answered = 0
-        self._not_run_from: int | None = None
+        self._unknown = 0
+        self._lost_because = ""
         self._end: Refusal | None = None
         self._closed = False
 
     # towards the engine
 
     def taken(self, count: int) -> None:
-        """`count` commands of this stream were submitted."""
+        """A message of `count` commands of this stream is being submitted."""
         self._in_flight += count
+        self._unanswered += 1
 
     def replied(self, token: Any, replies: memoryview, ledger_time_ns: int) -> None:
         """Queue one message's response (Route)."""
+        self._unanswered -= 1
         self._answered += 1
         count = len(replies) // REPLY_BYTES
         if self._closed:
@@ -60,30 +64,41 @@ class StreamRoute:
         self.send(self._codec.encode(token, replies, ledger_time_ns), count)
 
     def failed(self, token: Any, fate: Fate, reason: str) -> None:
-        """End the stream after what is queued (Route); called for each unanswered message."""
-        if self._not_run_from is None:
-            self._not_run_from = self._answered
-        self._not_run_from += fate is Fate.UNKNOWN
-        self.end(self._codec.lost(self._answered, self._not_run_from, reason))
+        """One message will have no reply: the stream ends once none is awaited (Route)."""
+        self._unanswered -= 1
+        self._unknown += fate is Fate.UNKNOWN
+        self.end_of_term(reason)
 
     # towards the stream
 
     def send(self, message: bytes, count: int = 0) -> None:
         """Queue a message that answers `count` commands."""
         self._outbox.append((message, count))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
-
-    def end_of_term(self, codec: Codec, reason: str) -> None:
-        """The leadership is over: end the stream, unless it ends already."""
-        if self._end is None:
-            self.end(codec.lost(self._answered, self._answered, reason))
+        self._write_soon()
 
     def end(self, refusal: Refusal) -> None:
-        """End the stream with an error, after everything that is queued."""
+        """End the stream with an error, after everything that is queued or awaited."""
         self._end = refusal
+        self._write_soon()
+
+    def end_of_term(self, reason: str) -> None:
+        """The leadership is over: end the stream likewise, and say what was run."""
+        self._lost_because = reason
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if self._writer is None and not self._closed:
             self._writer = asyncio.create_task(self._write())
+
+    def _refusal(self) -> Refusal | None:
+        """How the stream is to end now, if it is."""
+        if self._unanswered:
+            return None
+        if self._lost_because and self._end is None:
+            return self._codec.lost(
+                self._answered, self._answered + self._unknown, self._lost_because
+            )
+        return self._end
 
     async def _write(self) -> None:
         try:
@@ -92,9 +107,10 @@ class StreamRoute:
                 await self._context.write(message)
                 self._in_flight -= count
                 self._notify()
-            if self._end is not None and not self._closed:
+            refusal = self._refusal()
+            if refusal is not None and not self._closed:
                 self._closed = True
-                await self._end.abort(self._context)
+                await refusal.abort(self._context)
         except grpc.aio.AbortError:
             pass
         except (
@@ -134,7 +150,7 @@ class StreamRoute:
     @property
     def over(self) -> bool:
         """True once the stream has ended or is about to end with an error."""
-        return self._closed or self._end is not None
+        return self._closed or self._end is not None or bool(self._lost_because)
 
     def close(self) -> None:
         """The stream is gone: drop what is still to come."""

@@ -140,10 +140,12 @@ def take_epoch(
     give_up = time.monotonic() + (deadline_s or 0.0)
     while True:
         follower.catch_up(journal.end_offset(), lambda _: None)
-        term = _candidacy(journal, follower, start, new_leader_id(), clock_ns)
-        if term is not None:
-            return term
+        outcome = _candidacy(journal, follower, start, new_leader_id(), clock_ns)
+        if isinstance(outcome, Term):
+            return outcome
         if time.monotonic() >= give_up:
+            if outcome:
+                raise Fault(f"the journal takes no appends: {outcome}")
             raise NotLeading(
                 f"{_leader_of(follower.replica)} was faster, in epoch "
                 f"{follower.replica.position.epoch}"
@@ -156,7 +158,8 @@ def _candidacy(
     start: EpochStart,
     leader_id: bytes,
     clock_ns: Callable[[], int],
-) -> Term | None:
+) -> Term | str:
+    """The term; or "" when somebody else was faster; or why the journal took no append."""
     position = follower.replica.position
     value, _ = seal(
         Kind.EPOCH_START,
@@ -184,8 +187,8 @@ def _candidacy(
         return Term(writer, deliveries)
     writer.close()
     if delivery.offset is None and journal.end_offset() == position.next_offset:
-        raise Fault(f"the journal takes no appends: {delivery.error}")
-    return None
+        return delivery.error
+    return ""
 
 
 def _reads_as_counted(follower: JournalFollower, leader_id: bytes, offset: int) -> bool:

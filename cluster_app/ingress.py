@@ -39,7 +39,7 @@ class Ingress:
         self.engine: Engine | None = None
         self.leader = ""
         self._max_in_flight = max_in_flight
-        self._routes: dict[StreamRoute, Codec] = {}
+        self._routes: set[StreamRoute] = set()
 
     async def serve_stream(self, context: Context, codec: StreamCodec) -> None:
         """Serve one bidirectional command stream to its end."""
@@ -47,13 +47,13 @@ class Ingress:
             await not_leader(self.leader).abort(context)
             return
         route = StreamRoute(context, codec, self._max_in_flight)
-        self._routes[route] = codec
+        self._routes.add(route)
         try:
             await self._read_stream(context, codec, route, self.engine)
             await route.drained()
         finally:
             route.close()
-            del self._routes[route]
+            self._routes.discard(route)
 
     async def _read_stream(
         self,
@@ -77,7 +77,6 @@ class Ingress:
             if isinstance(decoded, bytes):
                 route.send(decoded)
             elif isinstance(decoded, Refusal):
-                await route.drained()
                 route.end(decoded)
                 return
             index += 1
@@ -114,8 +113,8 @@ class Ingress:
 
     def end_streams(self, reason: str) -> None:
         """End every stream, after its replies: the leadership is over."""
-        for route, codec in list(self._routes.items()):
-            route.end_of_term(codec, reason)
+        for route in list(self._routes):
+            route.end_of_term(reason)
 
     @property
     def streams(self) -> int:
