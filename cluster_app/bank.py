@@ -74,12 +74,8 @@ class BankCodec:
             case _:
                 return _result(_BAD_REQUEST, "Invalid command", "")
         if amount > AMOUNT_MAX:
-            return _result(
-                _BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId
-            )
-        packed = _COMMAND.pack(
-            _NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0
-        )
+            return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId)
+        packed = _COMMAND.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
         return packed, (operation, command.correlationId, debit, credit)
 
     def encode(self, token: Token, replies: memoryview, ledger_time_ns: int) -> bytes:
@@ -88,9 +84,7 @@ class BankCodec:
         _, entity, _, _, _, status, _, _ = _REPLY.unpack_from(replies)
         if status == Status.OK:
             created = f"::{entity}" if operation is Operation.CREATE_ACCOUNT else ""
-            return _result(
-                0, f"0::{_WORDS[operation]} success{created}", correlation_id
-            )
+            return _result(0, f"0::{_WORDS[operation]} success{created}", correlation_id)
         if status == Status.DEBIT_ACCOUNT_NOT_FOUND:
             text = f"Balance {debit} not found"
         elif status == Status.CREDIT_ACCOUNT_NOT_FOUND:

@@ -25,7 +25,8 @@ class Codec(Protocol):
 
     def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
         """How the stream ends when the leadership does: messages below `answered` have their
-        reply, those from `not_run_from` on did nothing, the outcome between is unknown."""
+        reply, those from `not_run_from` on did nothing, the outcome between is unknown.
+        """
 
 
 class StreamRoute:
@@ -137,15 +138,11 @@ class StreamRoute:
     async def room(self) -> None:
         """Wait until the stream may be read again: its unanswered commands are few enough."""
         if self._in_flight >= self._max_in_flight:
-            await self._wait(
-                lambda: self._in_flight < self._max_in_flight or self._closed
-            )
+            await self._wait(lambda: self._in_flight < self._max_in_flight or self._closed)
 
     async def drained(self) -> None:
         """Wait until every submitted command is answered and written, or the stream is over."""
-        await self._wait(
-            lambda: self._closed or (self._in_flight == 0 and self._writer is None)
-        )
+        await self._wait(lambda: self._closed or (self._in_flight == 0 and self._writer is None))
 
     @property
     def over(self) -> bool:
@@ -162,9 +159,7 @@ class CallRoute:
     """The way back of one unary call: a future with (replies, ledger time)."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[tuple[bytes, int]] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self.answer: asyncio.Future[tuple[bytes, int]] = asyncio.get_running_loop().create_future()
         self.fate: Fate | None = None
         self.reason = ""
 

@@ -113,10 +113,7 @@ def await_silence(follower: JournalFollower, timeout_s: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             return
-        if (
-            Verdict.COUNTS in follower.take_next(left)
-            and follower.replica.position.has_leader
-        ):
+        if Verdict.COUNTS in follower.take_next(left) and follower.replica.position.has_leader:
             raise NotLeading(
                 f"{_leader_of(follower.replica)} leads epoch {follower.replica.position.epoch}; "
                 "use --takeover to depose it"
@@ -177,12 +174,8 @@ def _candidacy(
         delivery = deliveries.take(READ_BACK_TIMEOUT_S)
     except queue.Empty:
         writer.close()
-        raise Fault(
-            f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s"
-        ) from None
-    if delivery.offset is not None and _reads_as_counted(
-        follower, leader_id, delivery.offset
-    ):
+        raise Fault(f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s") from None
+    if delivery.offset is not None and _reads_as_counted(follower, leader_id, delivery.offset):
         _check_clock(journal, delivery.offset, clock_ns)
         return Term(writer, deliveries)
     writer.close()

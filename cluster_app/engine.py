@@ -41,9 +41,7 @@ class Engine:
         self._told = False
         self._timer = self._loop.call_later(heartbeat_interval_s, self._tick)
 
-    async def submit(
-        self, packed: bytes | memoryview, route: Route, token: Any = None
-    ) -> None:
+    async def submit(self, packed: bytes | memoryview, route: Route, token: Any = None) -> None:
         """Take one well-formed message; waits while the ring is full, so that nobody reads on.
 
         After a stop the route is told at once that nothing was run.
@@ -53,9 +51,7 @@ class Engine:
             self._room.append(room)
             await room
         if not self._accepting:
-            route.failed(
-                token, Fate.NOT_RUN, self._pipeline.stopped_because or "stopping"
-            )
+            route.failed(token, Fate.NOT_RUN, self._pipeline.stopped_because or "stopping")
         elif not self._turn_scheduled:
             self._turn_scheduled = True
             self._loop.call_soon(self._end_of_turn)
@@ -88,9 +84,7 @@ class Engine:
             if pipeline.idle:
                 self._reported = self._loop.time()
             elif self._loop.time() - self._reported > self._append_timeout_s:
-                pipeline.stop(
-                    f"the journal reported nothing for {self._append_timeout_s:.0f} s"
-                )
+                pipeline.stop(f"the journal reported nothing for {self._append_timeout_s:.0f} s")
             if pipeline.batches == self._batches_seen:
                 pipeline.heartbeat()
             self._batches_seen = pipeline.batches
@@ -100,7 +94,7 @@ class Engine:
         """A fault of the core ends the leadership: nothing is answered from a doubtful state."""
         try:
             yield
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001 - any fault must end the leadership
             structlog.get_logger().exception("engine_fault")
             self._pipeline.stop(f"fault in the engine: {fault!r}")
         if self._pipeline.stopped_because and not self._told:

@@ -5,7 +5,6 @@ much of it is unanswered or the ring is full: gRPC's own back-pressure then hold
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import grpc
@@ -29,7 +28,8 @@ class StreamCodec(Codec, Protocol):
 
     def decode(self, request: Any, index: int) -> "tuple[bytes, Any] | bytes | Refusal":
         """Request `index` of its stream as (count * 64 bytes, token); or an answer that needs no
-        command; or the refusal that ends the stream."""
+        command; or the refusal that ends the stream.
+        """
 
 
 class Ingress:
@@ -81,9 +81,7 @@ class Ingress:
                 return
             index += 1
 
-    async def execute(
-        self, context: Context, commands: Any
-    ) -> tuple[np.ndarray[Any, Any], int]:
+    async def execute(self, context: Context, commands: Any) -> tuple[np.ndarray[Any, Any], int]:
         """Run typed commands as one message: (REPLY [n], ledger time)."""
         engine = self.engine
         if engine is None or not engine.accepting:
@@ -174,9 +172,7 @@ class CommandService:
         self, request: ledger_pb2.ExecuteRequest, context: Context
     ) -> ledger_pb2.ExecuteResponse:
         """Run one typed command."""
-        replies, ledger_time_ns = await self._ingress.execute(
-            context, [request.command]
-        )
+        replies, ledger_time_ns = await self._ingress.execute(context, [request.command])
         return ledger_pb2.ExecuteResponse(
             reply=read_reply(replies[0]), ledger_time_ns=ledger_time_ns
         )
@@ -213,11 +209,7 @@ def _over_limit(count: int, limit: int, message: int) -> Refusal:
 
 def _lost(answered: int, not_run_from: int, reason: str) -> Refusal:
     unknown = not_run_from - answered
-    known = (
-        "nothing more of this stream was run"
-        if not unknown
-        else "their outcome is unknown"
-    )
+    known = "nothing more of this stream was run" if not unknown else "their outcome is unknown"
     return Refusal(
         grpc.StatusCode.UNAVAILABLE,
         f"this node stopped leading ({reason}); {unknown} messages without a reply: {known}. "

@@ -15,9 +15,7 @@ def configure_logs(level: str) -> None:
     """Set level (debug, info, warning, error) and form for the whole process."""
     terminal = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if terminal
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -56,9 +54,7 @@ class ReplayProgress:
         done = offset - self._first_offset
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-            self._bar.set_postfix_str(
-                f"{self._rate(now):,.0f} commands/s", refresh=False
-            )
+            self._bar.set_postfix_str(f"{self._rate(now):,.0f} commands/s", refresh=False)
         elif now - self._said >= LINE_INTERVAL_S:
             self._said = now
             left = self._end_offset - offset

@@ -92,8 +92,7 @@ class ClusterService:
             ledger_id=status.ledger_id,
             chain=position.chain,
             assets=[
-                _typed_asset(self._state.asset(number))
-                for number in self._state.asset_numbers()
+                _typed_asset(self._state.asset(number)) for number in self._state.asset_numbers()
             ],
         )
 

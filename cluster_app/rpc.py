@@ -31,16 +31,10 @@ class Refusal:
         """End the call with this refusal; raises grpc's own AbortError."""
         detail = any_pb2.Any()
         detail.Pack(
-            error_details_pb2.ErrorInfo(
-                reason=self.reason, domain=DOMAIN, metadata=self.metadata
-            )
+            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         )
-        rich = status_pb2.Status(
-            code=self.code.value[0], message=self.message, details=[detail]
-        )
-        await context.abort(
-            self.code, self.message, ((_DETAILS_KEY, rich.SerializeToString()),)
-        )
+        rich = status_pb2.Status(code=self.code.value[0], message=self.message, details=[detail])
+        await context.abort(self.code, self.message, ((_DETAILS_KEY, rich.SerializeToString()),))
 
 
 def not_leader(leader: str) -> Refusal:

@@ -35,20 +35,14 @@ class LeaderSettings:
     node_id: str = _setting("leader", "this node's name, in status and journal")
     takeover: bool = _setting(False, "take the epoch from a living leader")
     takeover_deadline_s: float = _setting(10.0, "how long --takeover tries")
-    heartbeat_interval_s: float = _setting(
-        0.25, "silence after which an idle leader writes"
-    )
+    heartbeat_interval_s: float = _setting(0.25, "silence after which an idle leader writes")
     election_timeout_s: float = _setting(
         1.0, "silence that shows a dead leader (drawn from 1 to 1.5 times this)"
     )
     drain_timeout_s: float = _setting(10.0, "time for answers in flight at a stop")
-    append_timeout_s: float = _setting(
-        30.0, "time after which an unreported append ends the term"
-    )
+    append_timeout_s: float = _setting(30.0, "time after which an unreported append ends the term")
     max_streams: int = _setting(1_024, "concurrent calls served")
-    max_in_flight: int = _setting(
-        65_536, "unanswered commands per stream before it is not read"
-    )
+    max_in_flight: int = _setting(65_536, "unanswered commands per stream before it is not read")
     max_message_bytes: int = _setting(1 << 20, "largest message taken")
     window_capacity: int | None = _setting(
         None, "recent command ids kept, a power of two; fixed by the first start (2^22)"
@@ -75,13 +69,9 @@ class LeaderSettings:
             "append_timeout_s",
         ):
             if not 0 < getattr(self, name) <= 3_600:
-                raise UsageError(
-                    f"{_flag(name)} must be above 0 and at most 3600 seconds"
-                )
+                raise UsageError(f"{_flag(name)} must be above 0 and at most 3600 seconds")
         if self.heartbeat_interval_s * 2 > self.election_timeout_s:
-            raise UsageError(
-                "--election-timeout-s must be at least twice --heartbeat-interval-s"
-            )
+            raise UsageError("--election-timeout-s must be at least twice --heartbeat-interval-s")
         if not 1 <= self.max_streams <= 1_000_000:
             raise UsageError("--max-streams must be 1 to 1,000,000")
         if not 1 <= self.max_in_flight <= 1 << 20:
@@ -102,9 +92,7 @@ class LeaderSettings:
         """
         wanted = {
             "window_capacity": self.window_capacity,
-            "id_ahead_ns": None
-            if self.id_ahead_ms is None
-            else self.id_ahead_ms * 1_000_000,
+            "id_ahead_ns": None if self.id_ahead_ms is None else self.id_ahead_ms * 1_000_000,
             "account_capacity": self.account_capacity,
         }
         chosen = {name: value for name, value in wanted.items() if value is not None}
@@ -141,19 +129,13 @@ def read_settings(
     )
     for setting in fields(LeaderSettings):
         text = environment.get(_ENVIRONMENT_PREFIX + setting.name.upper())
-        default = (
-            setting.default
-            if text is None
-            else _parse(setting.name, setting.type, text)
-        )
+        default = setting.default if text is None else _parse(setting.name, setting.type, text)
         options: dict[str, Any] = {"default": default, "help": setting.metadata["help"]}
         if setting.type is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = _metavar(setting.type)
-            options["type"] = lambda text, setting=setting: _parse(
-                setting.name, setting.type, text
-            )
+            options["type"] = lambda text, setting=setting: _parse(setting.name, setting.type, text)
         parser.add_argument(_flag(setting.name), **options)
     return LeaderSettings(**vars(parser.parse_args(arguments)))
 

@@ -37,9 +37,7 @@ def pack_command(index: int, command: ledger_pb2.Command) -> bytes:
         case "register_asset":
             operation = Operation.REGISTER_ASSET
             if code:
-                raise InvalidCommands(
-                    index, "code is not used by REGISTER_ASSET: set decimals"
-                )
+                raise InvalidCommands(index, "code is not used by REGISTER_ASSET: set decimals")
             asset, code = command.register_asset.asset, command.register_asset.decimals
             reference = _symbol(index, command.register_asset.symbol)
         case _:
@@ -61,9 +59,7 @@ def pack_command(index: int, command: ledger_pb2.Command) -> bytes:
 def _symbol(index: int, symbol: str) -> int:
     encoded = symbol.encode()
     if len(encoded) > 8:
-        raise InvalidCommands(
-            index, "an asset's symbol has 1 to 8 characters of A-Z and 0-9"
-        )
+        raise InvalidCommands(index, "an asset's symbol has 1 to 8 characters of A-Z and 0-9")
     return int.from_bytes(encoded.ljust(8, b"\0"), "little")
 
 

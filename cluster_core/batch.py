@@ -90,10 +90,7 @@ class LedgerParameters:
     account_capacity: int = 1 << 26
 
     def __post_init__(self) -> None:
-        if (
-            not 2 <= self.window_capacity <= 1 << 30
-            or self.window_capacity.bit_count() != 1
-        ):
+        if not 2 <= self.window_capacity <= 1 << 30 or self.window_capacity.bit_count() != 1:
             raise ValueError("window capacity must be a power of two in 2 .. 2^30")
         if not 0 <= self.id_ahead_ns <= 3_600_000_000_000:
             raise ValueError("ids may be ahead by 0 ns to one hour")
@@ -113,9 +110,7 @@ class EpochStart:
         """The body's bytes. Raises ValueError for a name or address over 255 bytes of UTF-8."""
         name, address = self.name.encode(), self.address.encode()
         if max(len(name), len(address)) > _MAX_TEXT_BYTES:
-            raise ValueError(
-                f"node name and address are {_MAX_TEXT_BYTES} bytes at most"
-            )
+            raise ValueError(f"node name and address are {_MAX_TEXT_BYTES} bytes at most")
         fixed = self.parameters
         return (
             _EPOCH_START.pack(
@@ -134,9 +129,7 @@ class EpochStart:
     def unpack(body: bytes) -> "EpochStart":
         """The decoded body. Raises JournalFault when it is not one."""
         try:
-            window, ahead, accounts, name_bytes, address_bytes, _ = (
-                _EPOCH_START.unpack_from(body)
-            )
+            window, ahead, accounts, name_bytes, address_bytes, _ = _EPOCH_START.unpack_from(body)
             name_end = _EPOCH_START.size + name_bytes
             if len(body) != name_end + address_bytes:
                 raise ValueError("its texts have the wrong length")
@@ -162,8 +155,15 @@ def seal(
     """Build one batch.
 
     `body` is count * 64 bytes of commands, an EPOCH_START body, or empty.
-    Returns (the journal value, its digest: the next chain).
+    Returns (the journal value, its digest: the next chain). Raises ValueError for what no reader
+    would open again.
     """
+    if len(leader_id) != len(NO_LEADER) or leader_id == NO_LEADER:
+        raise ValueError("a leader id is 16 bytes, not all zero")
+    if len(previous_chain) != len(CHAIN_START):
+        raise ValueError("a chain is 32 bytes")
+    if not _body_fits(kind, len(body)):
+        raise ValueError(f"{kind.name} cannot have a body of {len(body)} bytes")
     count = len(body) // COMMAND_BYTES if kind is Kind.COMMANDS else 0
     sealed = _HEADER.pack(
         MAGIC,
@@ -201,7 +201,7 @@ def open_batch(value: bytes) -> Header:
         first_sequence,
         timestamp_ns,
         body_bytes,
-        _reserved,
+        reserved,
         previous_chain,
         digest,
     ) = _HEADER.unpack_from(value)
@@ -215,16 +215,15 @@ def open_batch(value: bytes) -> Header:
     if kind_number not in _KINDS:
         raise JournalFault(f"unknown batch kind {kind_number}: use the newer program")
     kind = Kind(kind_number)
-    expected = (
-        count * COMMAND_BYTES if kind is Kind.COMMANDS else len(value) - HEADER_BYTES
-    )
+    commands = body_bytes // COMMAND_BYTES if kind is Kind.COMMANDS else 0
     if (
-        not len(value) - HEADER_BYTES == body_bytes == expected
-        or count > MAX_MESSAGE_COMMANDS
+        len(value) - HEADER_BYTES != body_bytes
+        or not _body_fits(kind, body_bytes)
+        or count != commands
+        or reserved
+        or leader_id == NO_LEADER
     ):
-        raise JournalFault(
-            f"{kind.name} batch of {count} commands with {body_bytes} body bytes"
-        )
+        raise JournalFault(f"malformed {kind.name} batch: {count} commands, {body_bytes} bytes")
     return Header(
         kind,
         count,
@@ -236,6 +235,15 @@ def open_batch(value: bytes) -> Header:
         previous_chain,
         digest,
     )
+
+
+def _body_fits(kind: Kind, body_bytes: int) -> bool:
+    if kind is Kind.COMMANDS:
+        count, rest = divmod(body_bytes, COMMAND_BYTES)
+        return rest == 0 and 1 <= count <= MAX_MESSAGE_COMMANDS
+    if kind is Kind.EPOCH_START:
+        return body_bytes >= _EPOCH_START.size
+    return body_bytes == 0
 
 
 _KINDS: Final = frozenset(int(kind) for kind in Kind)

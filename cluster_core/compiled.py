@@ -40,9 +40,7 @@ def _cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        fallback = (
-            Path(tempfile.gettempdir()) / f"ringledger-{os.getuid()}" / folder.name
-        )
+        fallback = Path(tempfile.gettempdir()) / f"ringledger-{os.getuid()}" / folder.name
         fallback.mkdir(parents=True, exist_ok=True, mode=0o700)
         return fallback
 
@@ -53,6 +51,8 @@ _config.CACHE_DIR = str(_cache_folder())
 
 def kernel(signature: Any) -> Callable[[F], F]:
     """Compile a function when its module is imported; it runs without the GIL."""
+    if _config.DISABLE_JIT:
+        return np.errstate(over="ignore")
     decorate: Callable[[F], F] = numba.njit(signature, cache=True, nogil=True)
     return decorate
 
@@ -63,18 +63,17 @@ def inlined(function: F) -> F:
     return compiled
 
 
-def array_type(
-    dtype: npt.DTypeLike, dimensions: int = 1, *, readonly: bool = False
-) -> Any:
+def array_type(dtype: npt.DTypeLike, dimensions: int = 1, *, readonly: bool = False) -> Any:
     """Numba's type of a C-contiguous array of `dtype`, for a kernel's signature."""
-    return types.Array(
-        numba.from_dtype(np.dtype(dtype)), dimensions, "C", readonly=readonly
-    )
+    return types.Array(numba.from_dtype(np.dtype(dtype)), dimensions, "C", readonly=readonly)
 
 
-def sparse_array(
-    count: int, dtype: npt.DTypeLike, *, columns: int = 1
-) -> npt.NDArray[Any]:
+def records(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array as kernels take it: as it is, or with fields as attributes for the interpreter."""
+    return array.view(np.recarray) if _config.DISABLE_JIT and array.dtype.names else array
+
+
+def sparse_array(count: int, dtype: npt.DTypeLike, *, columns: int = 1) -> npt.NDArray[Any]:
     """A zeroed array of `count` rows whose memory is taken page by page, as it is first written.
 
     Large ones ask for 2 MiB pages: they are hit at random, and filled four times as fast.
@@ -86,7 +85,7 @@ def sparse_array(
     if count * row_bytes >= _HUGE_PAGE_BYTES:
         pages.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(pages, dtype, count=count * columns)
-    return array.reshape(count, columns) if columns > 1 else array
+    return records(array.reshape(count, columns) if columns > 1 else array)
 
 
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:

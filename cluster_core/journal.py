@@ -100,10 +100,8 @@ class MemoryJournal:
         return len(self._records)
 
     def reader(self, offset: int) -> "MemoryReader":
-        if offset > len(self._records):
-            raise OffsetTrimmed(
-                f"offset {offset} is beyond the end {len(self._records)}"
-            )
+        if not 0 <= offset <= len(self._records):
+            raise OffsetTrimmed(f"offset {offset} is not in 0 .. {len(self._records)}")
         return MemoryReader(self, offset)
 
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "MemoryWriter":
@@ -119,9 +117,7 @@ class MemoryJournal:
             self._appended.notify_all()
             return offset
 
-    def _read(
-        self, offset: int, timeout_s: float, max_records: int
-    ) -> list[JournalRecord]:
+    def _read(self, offset: int, timeout_s: float, max_records: int) -> list[JournalRecord]:
         with self._appended:
             self._appended.wait_for(lambda: len(self._records) > offset, timeout_s)
             return self._records[offset : offset + max_records]

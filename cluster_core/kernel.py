@@ -116,9 +116,7 @@ def _judge_new_id(
     if not is_uuid7(high, low):
         return _OK
     state = ledger[0]
-    if high < state.evicted_high or (
-        high == state.evicted_high and low <= state.evicted_low
-    ):
+    if high < state.evicted_high or (high == state.evicted_high and low <= state.evicted_low):
         return _TOO_OLD
     if high >> _MS_SHIFT > newest_ms:
         return _IN_FUTURE
@@ -147,8 +145,7 @@ def _remember(
         remove(table, shift, hash_id(old_0, old_1, seed), slot)
         high, low = swap_bytes(old_0), swap_bytes(old_1)
         if is_uuid7(high, low) and (
-            high > state.evicted_high
-            or (high == state.evicted_high and low > state.evicted_low)
+            high > state.evicted_high or (high == state.evicted_high and low > state.evicted_low)
         ):
             state.evicted_high = high
             state.evicted_low = low
@@ -179,9 +176,7 @@ def _execute(
     if operation == _WITHDRAW:
         return withdraw(command, sequence, reply, ledger, accounts, assets)
     if operation == _CREATE_ACCOUNT:
-        return create_account(
-            command, sequence, timestamp_ns, reply, ledger, accounts, assets
-        )
+        return create_account(command, sequence, timestamp_ns, reply, ledger, accounts, assets)
     return register_asset(command, ledger, assets)
 
 
@@ -229,9 +224,7 @@ def apply_batch(
     newest_ms = np.uint64((timestamp_ns + state.id_ahead_ns) // _NS_PER_MS)
     for first in range(0, commands.shape[0], CHUNK):
         end = min(first + CHUNK, commands.shape[0])
-        _fetch_ahead(
-            words, first, end, ledger, accounts, ids, table, shift, seed, hashes
-        )
+        _fetch_ahead(words, first, end, ledger, accounts, ids, table, shift, seed, hashes)
         for row in range(first, end):
             sequence = state.applied
             reply = replies[sequence & (replies.shape[0] - 1)]
@@ -240,7 +233,7 @@ def apply_batch(
             reply.amount = 0
             reply.debit_balance = 0
             reply.credit_balance = 0
-            reply.flags = 0
+            reply["flags"] = 0
             reply.reserved = 0
             state.applied = sequence + 1
             id_0, id_1 = words[row, 0], words[row, 1]
@@ -260,13 +253,11 @@ def apply_batch(
             if slot != NOT_FOUND:
                 if fingerprints[slot] == fingerprint(words, row):
                     replies[sequence & (replies.shape[0] - 1)] = window_replies[slot]
-                    reply.flags = _DUPLICATE
+                    reply["flags"] = _DUPLICATE
                 else:
                     reply.status = _REUSED
                 continue
-            status = _judge_new_id(
-                swap_bytes(id_0), swap_bytes(id_1), ledger, newest_ms
-            )
+            status = _judge_new_id(swap_bytes(id_0), swap_bytes(id_1), ledger, newest_ms)
             if status != _OK:
                 reply.status = status
                 continue

@@ -98,9 +98,7 @@ class Pipeline:
         self._writer = writer
         self._clock_ns = clock_ns
         self._read_journal = read_journal
-        self._commands = RingBuffer(
-            capacity, COMMAND_BYTES, first_sequence=state.applied
-        )
+        self._commands = RingBuffer(capacity, COMMAND_BYTES, first_sequence=state.applied)
         self._applied = self._commands.add_reader("applied")
         self._replies = RingBuffer(capacity, REPLY_BYTES, first_sequence=state.applied)
         self._reply_records = self._replies.array(REPLY)
@@ -128,8 +126,7 @@ class Pipeline:
         """Seal and append what waits, as far as natural batching allows."""
         while self._waiting and not self.stopped_because:
             if self._in_flight and (
-                self._commands.published - self._sealed.next_sequence
-                < FURTHER_BATCH_COMMANDS
+                self._commands.published - self._sealed.next_sequence < FURTHER_BATCH_COMMANDS
                 or len(self._in_flight) >= MAX_BATCHES_IN_FLIGHT
             ):
                 return
@@ -178,9 +175,7 @@ class Pipeline:
             timestamp_ns=timestamp_ns,
             chain=digest,
         )
-        self._in_flight.append(
-            _InFlight(kind, value, self._sealed.next_sequence, self._sealed)
-        )
+        self._in_flight.append(_InFlight(kind, value, self._sealed.next_sequence, self._sealed))
         self.batches += 1
         try:
             self._writer.append(value)
@@ -197,9 +192,7 @@ class Pipeline:
         if self.stopped_because:
             return
         if not self._in_flight:
-            raise InvariantViolated(
-                "the journal reported an append that is not in flight"
-            )
+            raise InvariantViolated("the journal reported an append that is not in flight")
         batch = self._in_flight[0]
         if delivery.offset is None:
             self.stop(delivery.error or "the journal acknowledged without an offset")
@@ -224,10 +217,7 @@ class Pipeline:
                     self.stop(f"journal offset {record.offset}: {judgement.reason}")
                     return
                 if record.offset == offset:
-                    if (
-                        judgement.verdict is not Verdict.COUNTS
-                        or record.value != batch.value
-                    ):
+                    if judgement.verdict is not Verdict.COUNTS or record.value != batch.value:
                         self.stop(f"epoch {position.epoch} was taken by another leader")
                         return
                     self._count(batch, position)
@@ -236,9 +226,7 @@ class Pipeline:
         except JournalError as error:
             self.stop(f"cannot read back a batch at offset {offset}: {error}")
             return
-        self.stop(
-            f"cannot read back a batch at offset {offset}: the journal ends before it"
-        )
+        self.stop(f"cannot read back a batch at offset {offset}: the journal ends before it")
 
     def _count(self, batch: _InFlight, position: Position) -> None:
         self._in_flight.popleft()
@@ -254,9 +242,7 @@ class Pipeline:
         commands = np.frombuffer(batch.value, COMMAND, offset=HEADER_BYTES)
         first = self._replies.claim(len(commands))
         if first != self._state.applied:
-            raise InvariantViolated(
-                f"replies begin at {first}, state at {self._state.applied}"
-            )
+            raise InvariantViolated(f"replies begin at {first}, state at {self._state.applied}")
         self._state.apply_into(commands, batch.after.timestamp_ns, self._reply_records)
         self._replies.publish(first, batch.end_sequence)
         self._applied.advance(batch.end_sequence)
@@ -293,9 +279,7 @@ class Pipeline:
     @property
     def ring_fill(self) -> float:
         """Used part of the command ring, 0 to 1."""
-        return (
-            self._commands.published - self._applied.sequence
-        ) / self._commands.capacity
+        return (self._commands.published - self._applied.sequence) / self._commands.capacity
 
     def stop(self, reason: str) -> None:
         """End this leadership for good and tell every unanswered caller what it may conclude."""

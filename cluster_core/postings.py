@@ -84,11 +84,7 @@ def transfer(
     if debit.posted < amount:
         return _INSUFFICIENT
     room = _MAX - amount
-    if (
-        credit.posted > room
-        or credit.credits_total > room
-        or _debits_total(debit) > room
-    ):
+    if credit.posted > room or credit.credits_total > room or _debits_total(debit) > room:
         return _OVERFLOW
     _debit(debit, amount, sequence)
     _credit(credit, amount, sequence)
@@ -196,8 +192,8 @@ def _is_symbol(symbol: np.uint64) -> bool:
     length = 0
     while rest & _BYTE != np.uint64(0):
         letter = rest & _BYTE
-        upper = np.uint64(65) <= letter and letter <= np.uint64(90)
-        digit = np.uint64(48) <= letter and letter <= np.uint64(57)
+        upper = np.uint64(65) <= letter <= np.uint64(90)
+        digit = np.uint64(48) <= letter <= np.uint64(57)
         if not (upper or digit):
             return False
         rest >>= _BYTE_BITS
@@ -206,9 +202,7 @@ def _is_symbol(symbol: np.uint64) -> bool:
 
 
 @inlined
-def register_asset(
-    command: Any, ledger: npt.NDArray[Any], assets: npt.NDArray[Any]
-) -> int:
+def register_asset(command: Any, ledger: npt.NDArray[Any], assets: npt.NDArray[Any]) -> int:
     """Add an asset to the asset table."""
     number, decimals = np.int64(command.asset), np.int64(command.code)
     if number < 1 or number >= MAX_ASSETS:

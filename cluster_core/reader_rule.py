@@ -66,10 +66,12 @@ def judge(position: Position, offset: int, header: Header) -> Judgement:
             f"epoch {header.epoch} without its EPOCH_START was seen",
             position,
         )
-    if header.leader_id != position.leader_id:
-        if position.has_leader:
-            return Judgement(Verdict.STOP, "two leaders in one epoch", position)
+    if not position.has_leader:
+        if position.epoch == 0:
+            return Judgement(Verdict.STOP, "the journal does not begin with an epoch", position)
         return Judgement(Verdict.SKIP, "write after the epoch's end", passed)
+    if header.leader_id != position.leader_id:
+        return Judgement(Verdict.STOP, "two leaders in one epoch", position)
     if not _chains(position, header):
         return Judgement(Verdict.SKIP, "does not continue the chain", passed)
     leader_id = NO_LEADER if header.kind is Kind.EPOCH_END else position.leader_id
@@ -80,13 +82,9 @@ def judge(position: Position, offset: int, header: Header) -> Judgement:
     )
 
 
-def _judge_epoch_start(
-    position: Position, passed: Position, header: Header
-) -> Judgement:
+def _judge_epoch_start(position: Position, passed: Position, header: Header) -> Judgement:
     if header.epoch <= position.epoch:
-        return Judgement(
-            Verdict.SKIP, f"candidacy for past epoch {header.epoch}", passed
-        )
+        return Judgement(Verdict.SKIP, f"candidacy for past epoch {header.epoch}", passed)
     if header.epoch > position.epoch + 1:
         return Judgement(
             Verdict.STOP,
@@ -104,14 +102,11 @@ def _judge_epoch_start(
 
 def _chains(position: Position, header: Header) -> bool:
     return (
-        header.first_sequence == position.next_sequence
-        and header.previous_chain == position.chain
+        header.first_sequence == position.next_sequence and header.previous_chain == position.chain
     )
 
 
-def _counted(
-    passed: Position, header: Header, *, epoch: int, leader_id: bytes
-) -> Position:
+def _counted(passed: Position, header: Header, *, epoch: int, leader_id: bytes) -> Position:
     return Position(
         passed.next_offset,
         epoch,

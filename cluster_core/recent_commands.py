@@ -67,9 +67,7 @@ def swap_bytes(value: np.uint64) -> np.uint64:
 @inlined
 def is_uuid7(high: np.uint64, low: np.uint64) -> bool:
     """Check version and variant of an id given as two big-endian numbers (RFC 9562)."""
-    return (high & _VERSION_MASK) == _VERSION_7 and (
-        low & _VARIANT_MASK
-    ) == _VARIANT_RFC
+    return (high & _VERSION_MASK) == _VERSION_7 and (low & _VARIANT_MASK) == _VARIANT_RFC
 
 
 @inlined
@@ -116,9 +114,7 @@ def find(
 
 
 @inlined
-def insert(
-    table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int
-) -> None:
+def insert(table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int) -> None:
     """Point to a slot whose id is not in the table."""
     mask = np.uint64(table.shape[0] - 1)
     place = hashed >> shift
@@ -128,9 +124,7 @@ def insert(
 
 
 @inlined
-def remove(
-    table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int
-) -> None:
+def remove(table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int) -> None:
     """Forget a slot that is in the table: shift back what was displaced behind it."""
     mask = np.uint64(table.shape[0] - 1)
     hole = hashed >> shift

@@ -154,9 +154,7 @@ for _dtype, _size in (
     (ASSET, ASSET_BYTES),
 ):
     if _dtype.itemsize != _size:
-        raise ImportError(
-            f"record layout is {_dtype.itemsize} bytes, the format says {_size}"
-        )
+        raise ImportError(f"record layout is {_dtype.itemsize} bytes, the format says {_size}")
 
 MAX_MESSAGE_COMMANDS: Final = 8_192
 """Commands in one client message and in one batch: 512 KiB, below Kafka's default of 1 MB."""

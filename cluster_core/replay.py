@@ -84,9 +84,7 @@ class Replica:
 
     def _apply(self, value: bytes, header: Header) -> None:
         if self.state is None or self.state.applied != header.first_sequence:
-            raise InvariantViolated(
-                f"a batch at {header.first_sequence} does not fit the state"
-            )
+            raise InvariantViolated(f"a batch at {header.first_sequence} does not fit the state")
         commands = np.frombuffer(value, COMMAND, offset=HEADER_BYTES)
         malformed = find_malformed(commands)
         if malformed is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.compiled import sparse_array
+from cluster_core.compiled import records, sparse_array
 from cluster_core.kernel import CHUNK, LEDGER, apply_batch
 from cluster_core.recent_commands import RecentCommands
 from cluster_core.record import (
@@ -40,7 +40,7 @@ class StateMachine:
 
     def __init__(self, parameters: LedgerParameters, *, hash_seed: int = 0) -> None:
         self.parameters = parameters
-        self._ledger = np.zeros(1, LEDGER)
+        self._ledger = records(np.zeros(1, LEDGER))
         self._ledger["account_capacity"] = parameters.account_capacity
         self._ledger["id_ahead_ns"] = parameters.id_ahead_ns
         self._accounts = sparse_array(parameters.account_capacity + 1, ACCOUNT)
@@ -68,10 +68,10 @@ class StateMachine:
         words = commands.view(np.uint64).reshape(-1, 8)
         window = self._window
         apply_batch(
-            commands,
+            records(commands),
             words,
             timestamp_ns,
-            replies,
+            records(replies),
             self._ledger,
             self._accounts,
             self._assets,
@@ -110,22 +110,18 @@ class StateMachine:
         """A copy of one ACCOUNT record, or None."""
         if not 1 <= account_id <= self.accounts:
             return None
-        record: np.void = self._accounts[account_id].copy()
-        return record
+        return _copy(self._accounts, account_id)
 
     def asset(self, number: int) -> np.void | None:
         """A copy of one ASSET record, or None."""
         if not 1 <= number < MAX_ASSETS or not self._assets[number]["number"]:
             return None
-        record: np.void = self._assets[number].copy()
-        return record
+        return _copy(self._assets, number)
 
     def asset_numbers(self) -> list[int]:
         """The numbers of all registered assets, rising."""
         highest = int(self._ledger["highest_asset"][0])
-        return [
-            int(number) for number in self._assets["number"][: highest + 1] if number
-        ]
+        return [int(number) for number in self._assets["number"][: highest + 1] if number]
 
     def digest(self) -> bytes:
         """BLAKE3 of the whole state, in the byte order that ARCHITECTURE.md fixes."""
@@ -145,9 +141,7 @@ class StateMachine:
                 self.window_entries,
             )
         )
-        hasher.update(
-            struct.pack(">QQ", int(state["evicted_high"]), int(state["evicted_low"]))
-        )
+        hasher.update(struct.pack(">QQ", int(state["evicted_high"]), int(state["evicted_low"])))
         for rows in (
             self._accounts[1 : self.accounts + 1],
             self._assets[1 : highest + 1],
@@ -157,3 +151,9 @@ class StateMachine:
         ):
             hasher.update(rows.view(np.uint8).reshape(-1).data)
         return hasher.digest()
+
+
+def _copy(rows: npt.NDArray[Any], index: int) -> np.void:
+    """One record with its unnamed bytes, which numpy's own copy of a record leaves out."""
+    record: np.void = np.frombuffer(rows[index : index + 1].tobytes(), rows.dtype)[0]
+    return record

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from cluster_core.compiled import array_type, kernel
+from cluster_core.compiled import array_type, kernel, records
 from cluster_core.errors import InvalidCommands
 from cluster_core.record import COMMAND, COMMAND_BYTES, MAX_MESSAGE_COMMANDS, Operation
 
@@ -50,7 +50,7 @@ def _first_malformed(commands: npt.NDArray[Any]) -> tuple[int, int]:
         operation = np.int64(command.operation)
         if operation >= _USED.shape[0] or _USED[operation] < 0:
             return index, _UNKNOWN_OPERATION
-        if command.flags != 0:
+        if command["flags"] != 0:
             return index, _UNKNOWN_FLAG
         filled = 0
         filled |= _DEBIT if command.debit_account != 0 else 0
@@ -67,7 +67,7 @@ def _first_malformed(commands: npt.NDArray[Any]) -> tuple[int, int]:
 
 def find_malformed(commands: npt.NDArray[Any]) -> tuple[int, str] | None:
     """The first structurally wrong command of COMMAND [n] and what is wrong, or None."""
-    index, what = _first_malformed(commands)
+    index, what = _first_malformed(records(commands))
     if index < 0:
         return None
     if what == _UNKNOWN_OPERATION:

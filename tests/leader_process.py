@@ -6,9 +6,9 @@ import selectors
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 START_TIMEOUT_S = 60.0
 """Compiling the kernels for the first time takes most of it."""
@@ -71,7 +71,7 @@ class LeaderProcess:
         self.process.kill()
         self.process.wait()
 
-    def __enter__(self) -> "LeaderProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -90,12 +90,3 @@ class LeaderProcess:
 def journal_url(folder: Path) -> str:
     """A SQLite journal's URL in a folder of the test's own."""
     return f"sqlite:///{folder / 'journal.db'}"
-
-
-def wait_until(done: "object", timeout_s: float = 30.0) -> None:
-    """Poll a condition. Raises AssertionError when it does not become true in time."""
-    assert callable(done)
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.01)

@@ -74,10 +74,12 @@ class ScriptedNode(ledger_pb2_grpc.CommandServiceServicer, ledger_pb2_grpc.Clust
         self.on_message: Callable[[int, Any], Any] | None = None
         self.reply = answer_to
 
-    async def GetStatus(self, request: Any, context: Any) -> ledger_pb2.GetStatusResponse:
+    async def GetStatus(  # noqa: N802 the contract's name
+        self, request: Any, context: Any
+    ) -> ledger_pb2.GetStatusResponse:
         return ledger_pb2.GetStatusResponse(ledger_time_ns=START_NS)
 
-    async def Submit(self, requests: Any, context: Any) -> None:
+    async def Submit(self, requests: Any, context: Any) -> None:  # noqa: N802
         self.streams += 1
         index = 0
         async for request in requests:
@@ -97,8 +99,8 @@ class ScriptedNode(ledger_pb2_grpc.CommandServiceServicer, ledger_pb2_grpc.Clust
 
     async def start(self, address: str = "127.0.0.1:0") -> tuple[Any, str]:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        ledger_pb2_grpc.add_CommandServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-        ledger_pb2_grpc.add_ClusterServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        ledger_pb2_grpc.add_CommandServiceServicer_to_server(self, server)
+        ledger_pb2_grpc.add_ClusterServiceServicer_to_server(self, server)
         port = server.add_insecure_port(address)
         await server.start()
         return server, f"127.0.0.1:{port}"
@@ -159,7 +161,8 @@ async def test_callers_wait_in_line_when_enough_is_in_flight(
         first = stream.send(command(1))
         await node.received(1)
         rest = [stream.send(command(n)) for n in (2, 3)]
-        assert not first.done() and node.messages == [[1]]
+        assert not first.done()
+        assert node.messages == [[1]]
         node.may_answer.set()
         assert [reply.amount for reply in await outcomes(first, *rest)] == [1, 2, 3]
     assert node.messages == [[1], [2, 3]]
@@ -218,7 +221,8 @@ async def test_a_cancelled_caller_costs_nobody_else_anything(
         gone.cancel()
         node.may_answer.set()
         [cancelled, reply] = await outcomes(gone, stays)
-    assert isinstance(cancelled, asyncio.CancelledError) and reply.amount == 2
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert reply.amount == 2
 
 
 async def test_a_node_that_does_not_lead_names_the_leader(node: ScriptedNode, target: str) -> None:
@@ -230,7 +234,8 @@ async def test_a_node_that_does_not_lead_names_the_leader(node: ScriptedNode, ta
     node.on_message = refuse
     async with CommandStream(target) as stream:
         [error] = await outcomes(stream.submit(command(1)))
-    assert isinstance(error, NotLeader) and error.leader == "10.0.0.7:9500"
+    assert isinstance(error, NotLeader)
+    assert error.leader == "10.0.0.7:9500"
 
 
 async def send_one_by_one(stream: CommandStream, node: ScriptedNode, count: int) -> list[Any]:
@@ -240,7 +245,7 @@ async def send_one_by_one(stream: CommandStream, node: ScriptedNode, count: int)
         calls.append(stream.send(command(number)))
         await asyncio.sleep(0)
         async with asyncio.timeout(LIMIT_S):
-            while stream._waiting:
+            while stream._waiting:  # noqa: ASYNC110 the writer has no event for tests
                 await asyncio.sleep(0)
     return calls
 
@@ -282,7 +287,8 @@ async def test_a_wrong_message_is_told_apart_from_its_neighbours(
         node.may_answer.set()
         answered, wrong, later = await outcomes(*calls)
     assert answered.amount == 1
-    assert isinstance(wrong, InvalidRequest) and isinstance(later, Unavailable)
+    assert isinstance(wrong, InvalidRequest)
+    assert isinstance(later, Unavailable)
 
 
 async def test_only_the_caller_of_the_wrong_command_is_to_blame(
@@ -392,7 +398,8 @@ async def test_a_stream_that_ended_is_followed_by_another(node: ScriptedNode, ta
         [error] = await outcomes(stream.submit(command(1)))
         assert isinstance(error, NotLeader)
         [reply] = await outcomes(stream.submit(command(1)))
-    assert reply.amount == 1 and node.streams == 2
+    assert reply.amount == 1
+    assert node.streams == 2
 
 
 async def test_closing_answers_what_was_sent_and_refuses_what_comes_later(

@@ -334,9 +334,7 @@ def test_an_unknown_account_is_not_found(channel: grpc.Channel) -> None:
 
 def test_status_names_of_the_contract_are_those_of_the_records() -> None:
     typed = {
-        name.removeprefix("STATUS_"): number
-        for name, number in ledger_pb2.Status.items()
-        if number
+        name.removeprefix("STATUS_"): number for name, number in ledger_pb2.Status.items() if number
     }
     assert typed == {status.name: int(status) for status in Status}
 

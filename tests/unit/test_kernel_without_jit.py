@@ -1,0 +1,72 @@
+"""The kernel's Python source does what its compiled form does: nothing relies on the compiler.
+
+Numba reads NUMBA_DISABLE_JIT when it is imported, so the comparison runs in its own process: this
+file, as a program.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from types import FunctionType
+from typing import Final
+
+import numpy as np
+
+ROOT: Final = Path(__file__).parents[2]
+BATCHES: Final = 12
+BATCH_COMMANDS: Final = 70
+"""More than the kernel looks ahead at a time."""
+
+
+def test_the_interpreted_kernel_agrees_with_the_oracle() -> None:
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.unit.test_kernel_without_jit"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith(f"{BATCHES * BATCH_COMMANDS} commands agree")
+
+
+def compare() -> int:
+    """Run random batches through kernel and oracle; returns the number of commands."""
+    from cluster_core.batch import LedgerParameters
+    from cluster_core.recent_commands import hash_id
+    from cluster_core.record import COMMAND, Operation
+    from cluster_core.state_machine import StateMachine, find_malformed
+    from tests.property.strategies import NS_PER_MS, packed, random_batch, symbol_number
+    from tests.reference import Command, ReferenceLedger
+
+    assert isinstance(hash_id, FunctionType)
+    parameters = LedgerParameters(window_capacity=64, id_ahead_ns=0, account_capacity=40)
+    machine, reference = StateMachine(parameters, hash_seed=2**64 - 1), ReferenceLedger(64, 0, 40)
+    random, now_ns, history = Random(1), 1_700_000_000 * 10**9, list[Command]()
+    eur = symbol_number(b"EUR")
+    first = [Command(operation=Operation.REGISTER_ASSET, asset=2, reference=eur)]
+    first += [Command(operation=Operation.CREATE_ACCOUNT, asset=1) for _ in range(10)]
+    first += [Command(operation=Operation.DEPOSIT, credit_account=5, amount=10**6)]
+    for number in range(BATCHES + 1):
+        now_ns += random.randrange(5 * NS_PER_MS)
+        newest_ms = now_ns // NS_PER_MS
+        batch = first
+        if number:
+            batch = random_batch(random, BATCH_COMMANDS, machine.accounts, newest_ms, history)
+        commands = np.frombuffer(packed(batch), COMMAND)
+        assert find_malformed(commands) is None
+        replies = machine.apply(commands, now_ns)
+        assert replies.tobytes() == b"".join(reference.apply(packed(batch), now_ns))
+        assert machine.digest() == reference.digest()
+    assert find_malformed(np.frombuffer(packed([Command()]), COMMAND)) is not None
+    return len(history)
+
+
+if __name__ == "__main__":
+    with np.errstate(over="ignore"):  # hashes wrap around on purpose
+        print(f"{compare()} commands agree")

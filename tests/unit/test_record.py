@@ -1,0 +1,153 @@
+"""The records' bytes are part of the journal format: each is pinned by hand-made golden bytes."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cluster_core.record import (
+    ACCOUNT,
+    ASSET,
+    COMMAND,
+    MAX_MESSAGE_COMMANDS,
+    REPLY,
+    Operation,
+    ReplyFlag,
+    Status,
+)
+
+GOLDEN: Final = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> bytes:
+    """The bytes of a hex text; what follows a `#` is a remark."""
+    lines = (GOLDEN / f"{name}.hex").read_text("utf-8").splitlines()
+    return bytes.fromhex(" ".join(line.partition("#")[0] for line in lines))
+
+
+VALUES: Final[dict[str, tuple[npt.DTypeLike, dict[str, int]]]] = {
+    "command": (
+        COMMAND,
+        {
+            "id_0": 0x0706050403020100,
+            "id_1": 0x0F0E0D0C0B0A0908,
+            "debit_account": 0x1112131415161718,
+            "credit_account": 0x2122232425262728,
+            "amount": -2,
+            "reference": 0x3132333435363738,
+            "asset": 0x41424344,
+            "operation": 0x5152,
+            "flags": 0x6162,
+            "timeout_s": 0x71727374,
+            "code": 0x81828384,
+        },
+    ),
+    "reply": (
+        REPLY,
+        {
+            "sequence": 0x0102030405060708,
+            "entity": 0x1112131415161718,
+            "amount": 0x2122232425262728,
+            "debit_balance": -3,
+            "credit_balance": 0x3132333435363738,
+            "status": 0x4142,
+            "flags": 0x5152,
+            "reserved": 0,
+        },
+    ),
+    "account": (
+        ACCOUNT,
+        {
+            "posted": -4,
+            "held": 0x0102030405060708,
+            "floor": -(2**63),
+            "ceiling": 2**63 - 1,
+            "version": 0x1112131415161718,
+            "last_sequence": 0x2122232425262728,
+            "credits_total": 0x3132333435363738,
+            "asset": 0x41424344,
+            "state": 0x5152,
+            "account_id": 0x6162636465666768,
+            "reference": 0x7172737475767778,
+            "opened_ns": 0x0182838485868788,
+            "code": 0x91929394,
+            "open_holds": 0xA1A2A3A4,
+        },
+    ),
+    "asset": (
+        ASSET,
+        {
+            "number": 0x01020304,
+            "decimals": 0x11121314,
+            "symbol": int.from_bytes(b"UNIT".ljust(8, b"\0"), "little"),
+            "external": -5,
+            "accounts": 0x2122232425262728,
+            "held": 0x3132333435363738,
+            "open_holds": 0x4142434445464748,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_record_written_is_its_golden_bytes(name: str) -> None:
+    dtype, values = VALUES[name]
+    record: npt.NDArray[Any] = np.zeros(1, dtype)
+    assert set(values) == set(record.dtype.names or ())
+    for field, value in values.items():
+        record[field] = value
+    assert record.tobytes() == golden(name)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_golden_bytes_read_are_the_record(name: str) -> None:
+    dtype, values = VALUES[name]
+    record = np.frombuffer(golden(name), dtype)
+    assert len(record) == 1
+    assert {field: int(record[field][0]) for field in values} == values
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_field_is_naturally_aligned_and_overlaps_no_other(name: str) -> None:
+    dtype = np.dtype(VALUES[name][0])
+    assert dtype.fields is not None
+    taken: set[int] = set()
+    for field, offset, *_ in dtype.fields.values():
+        assert offset % field.itemsize == 0
+        own = range(offset, offset + field.itemsize)
+        assert taken.isdisjoint(own)
+        taken.update(own)
+
+
+def test_numbers_of_the_format_are_never_changed() -> None:
+    assert {operation.name: operation.value for operation in Operation} == {
+        "CREATE_ACCOUNT": 1,
+        "DEPOSIT": 2,
+        "WITHDRAW": 3,
+        "TRANSFER": 4,
+        "REGISTER_ASSET": 5,
+    }
+    assert {status.name: status.value for status in Status} == {
+        "OK": 1,
+        "COMMAND_ID_REUSED": 2,
+        "COMMAND_ID_TOO_OLD": 3,
+        "COMMAND_ID_IN_FUTURE": 4,
+        "AMOUNT_NOT_POSITIVE": 10,
+        "SAME_ACCOUNT": 11,
+        "DEBIT_ACCOUNT_NOT_FOUND": 12,
+        "CREDIT_ACCOUNT_NOT_FOUND": 13,
+        "ASSETS_DIFFER": 14,
+        "INSUFFICIENT_FUNDS": 15,
+        "BALANCE_OVERFLOW": 16,
+        "ASSET_NOT_FOUND": 20,
+        "ACCOUNT_CAPACITY_REACHED": 21,
+        "ASSET_NUMBER_OUT_OF_RANGE": 22,
+        "ASSET_DECIMALS_OUT_OF_RANGE": 23,
+        "ASSET_SYMBOL_INVALID": 24,
+        "ASSET_EXISTS": 25,
+        "ASSET_SYMBOL_TAKEN": 26,
+    }
+    assert {flag.name: flag.value for flag in ReplyFlag} == {"DUPLICATE": 1}
+    assert MAX_MESSAGE_COMMANDS == 8_192
