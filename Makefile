@@ -12,6 +12,7 @@ PIP_INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -c constra
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
 .PHONY: help setup run-leader test check format proto bench clean
@@ -50,7 +51,7 @@ clean: ## Remove build/ and caches; keeps .venv and data/
 
 # The oldest supported Python comes first: it is the one that the pinned versions are tested with.
 $(VENV)/bin/python:
-	@for candidate in $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14); do \
+	@for candidate in $(CANDIDATES); do \
 	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "Creating $(VENV) with $$($$candidate --version)"; \
 	        $$candidate -m venv --clear $(VENV) && exit 0; \
@@ -60,8 +61,7 @@ $(VENV)/bin/python:
 	        exit 1; \
 	    fi; \
 	done; \
-	echo "error: Python 3.11 or newer is needed, and none of these is:" \
-	    "$(or $(PYTHON),python3.11, python3, python3.12, python3.13, python3.14)" >&2; \
+	echo "error: Python 3.11 or newer is needed, and none of these is: $(CANDIDATES)" >&2; \
 	echo "       install one, or name one: make PYTHON=/path/to/python ..." >&2; \
 	exit 1
 

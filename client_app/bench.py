@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help=f"commands a message ({DEFAULT_BATCH}; 1 with --rate, --callers and the bank contract)",
+        help=f"commands a message ({DEFAULT_BATCH}; 1 for single commands)",
     )
     add(
         "--in-flight",

@@ -46,10 +46,8 @@ class Retryable(RingledgerClientError):
 class NotLeader(Retryable):
     """The node doesn't lead (any more). `leader` is the leader's address, empty if unknown."""
 
-    def __init__(self, leader: str) -> None:
-        super().__init__(
-            f"not the leader: try {leader}" if leader else "not the leader, and none is known"
-        )
+    def __init__(self, leader: str, why: str = "this node does not lead") -> None:
+        super().__init__(f"{why} (leader: {leader or 'unknown'})")
         self.leader = leader
 
 

@@ -49,11 +49,11 @@ class StreamEnd:
         in its message; `commands` are its packed commands.
         """
         if self.reason == "NOT_LEADER":
-            return NotLeader(self.metadata.get("leader", ""))
+            return NotLeader(self.metadata.get("leader", ""), str(self))
         if self.reason == "LEADERSHIP_LOST":
             not_run_from = self._number("not_run_from_message")
             if not_run_from is not None and message_index >= not_run_from:
-                return NotLeader(self.metadata.get("leader", ""))
+                return NotLeader(self.metadata.get("leader", ""), str(self))
         if self.reason in ("INVALID_COMMANDS", "IN_FLIGHT_LIMIT"):
             message = self._number("message")
             if message is not None and message_index == message:
@@ -65,7 +65,7 @@ class StreamEnd:
     def error_for_unsent(self) -> RingledgerClientError:
         """The error of a call that never left this process."""
         if self.reason in ("NOT_LEADER", "LEADERSHIP_LOST"):
-            return NotLeader(self.metadata.get("leader", ""))
+            return NotLeader(self.metadata.get("leader", ""), str(self))
         return Unavailable(f"the stream ended before this was sent: {self}")
 
     def _invalid(self, first_command: int, commands: bytes) -> Exception:

@@ -26,7 +26,6 @@ from cluster_core.reader_rule import Position, Verdict, judge
 from cluster_core.record import (
     COMMAND,
     COMMAND_BYTES,
-    MAX_MESSAGE_COMMANDS,
     REPLY,
     REPLY_BYTES,
 )
@@ -135,7 +134,7 @@ class Pipeline:
     def _journal_batch(self) -> None:
         first = self._sealed.next_sequence
         end = first
-        while self._waiting and self._waiting[0][0] - first <= MAX_MESSAGE_COMMANDS:
+        while self._waiting and (end == first or self._waiting[0][0] - first <= 2048):
             message = self._waiting.popleft()
             end = message[0]
             self._unanswered.append(message)

@@ -28,7 +28,7 @@ class SingleBalanceResult(_message.Message):
     precision: int
     active: bool
     correlationId: str
-    def __init__(self, id: _Optional[int] = ..., amount: _Optional[int] = ..., precision: _Optional[int] = ..., active: _Optional[bool] = ..., correlationId: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., amount: _Optional[int] = ..., precision: _Optional[int] = ..., active: bool = ..., correlationId: _Optional[str] = ...) -> None: ...
 
 class BaseResponse(_message.Message):
     __slots__ = ("singleBalanceResult", "baseResult")

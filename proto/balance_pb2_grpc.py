@@ -5,7 +5,7 @@ import warnings
 
 from proto import balance_pb2 as proto_dot_balance__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class BalanceCommandServiceStub:
+class BalanceCommandServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -41,7 +41,7 @@ class BalanceCommandServiceStub:
                 _registered_method=True)
 
 
-class BalanceCommandServiceServicer:
+class BalanceCommandServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def sendCommand(self, request_iterator, context):
@@ -66,7 +66,7 @@ def add_BalanceCommandServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class BalanceCommandService:
+class BalanceCommandService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -97,7 +97,7 @@ class BalanceCommandService:
             _registered_method=True)
 
 
-class BalanceQueryServiceStub:
+class BalanceQueryServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -113,7 +113,7 @@ class BalanceQueryServiceStub:
                 _registered_method=True)
 
 
-class BalanceQueryServiceServicer:
+class BalanceQueryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def sendQuery(self, request_iterator, context):
@@ -138,7 +138,7 @@ def add_BalanceQueryServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class BalanceQueryService:
+class BalanceQueryService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

@@ -153,7 +153,7 @@ class Reply(_message.Message):
     debit_balance: int
     credit_balance: int
     duplicate: bool
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., sequence: _Optional[int] = ..., entity: _Optional[int] = ..., amount: _Optional[int] = ..., debit_balance: _Optional[int] = ..., credit_balance: _Optional[int] = ..., duplicate: _Optional[bool] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., sequence: _Optional[int] = ..., entity: _Optional[int] = ..., amount: _Optional[int] = ..., debit_balance: _Optional[int] = ..., credit_balance: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
 
 class ExecuteRequest(_message.Message):
     __slots__ = ("command",)

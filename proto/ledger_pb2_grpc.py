@@ -5,7 +5,7 @@ import warnings
 
 from proto import ledger_pb2 as proto_dot_ledger__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class CommandServiceStub:
+class CommandServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -51,7 +51,7 @@ class CommandServiceStub:
                 _registered_method=True)
 
 
-class CommandServiceServicer:
+class CommandServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Submit(self, request_iterator, context):
@@ -98,7 +98,7 @@ def add_CommandServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class CommandService:
+class CommandService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -183,7 +183,7 @@ class CommandService:
             _registered_method=True)
 
 
-class QueryServiceStub:
+class QueryServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -199,7 +199,7 @@ class QueryServiceStub:
                 _registered_method=True)
 
 
-class QueryServiceServicer:
+class QueryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetAccount(self, request, context):
@@ -224,7 +224,7 @@ def add_QueryServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class QueryService:
+class QueryService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -255,7 +255,7 @@ class QueryService:
             _registered_method=True)
 
 
-class ClusterServiceStub:
+class ClusterServiceStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -271,7 +271,7 @@ class ClusterServiceStub:
                 _registered_method=True)
 
 
-class ClusterServiceServicer:
+class ClusterServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetStatus(self, request, context):
@@ -296,7 +296,7 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ClusterService:
+class ClusterService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

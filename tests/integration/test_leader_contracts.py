@@ -57,7 +57,9 @@ def create(channel: grpc.Channel, amount: int = 0) -> int:
 
 def query(channel: grpc.Channel, **request: Any) -> balance_pb2.BalanceQueryResult:
     stub = balance_pb2_grpc.BalanceQueryServiceStub(channel)
-    [result] = stub.sendQuery(iter([balance_pb2.BalanceQuery(**request)]), timeout=DEADLINE_S)
+    queries = iter([balance_pb2.BalanceQuery(**request)])
+    result: balance_pb2.BalanceQueryResult
+    [result] = stub.sendQuery(queries, timeout=DEADLINE_S)
     return result
 
 
@@ -81,7 +83,7 @@ def submit(channel: grpc.Channel, *messages: bytes) -> list[np.ndarray[Any, Any]
     ]
 
 
-def reason(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+def reason(error: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     """Status code, ErrorInfo reason and metadata of a failed call."""
     status = rpc_status.from_call(error)
     assert status is not None
@@ -340,9 +342,8 @@ def test_status_names_of_the_contract_are_those_of_the_records() -> None:
 
 
 def test_health_and_reflection_are_served(channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel).Check(
-        health_pb2.HealthCheckRequest(service="ringledger.v1.CommandService")
-    )
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    health = stub.Check(health_pb2.HealthCheckRequest(service="ringledger.v1.CommandService"))
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)

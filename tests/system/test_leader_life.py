@@ -58,7 +58,10 @@ def submit(address: str, *messages: np.ndarray[Any, Any]) -> list[np.ndarray[Any
 def status(address: str) -> ledger_pb2.GetStatusResponse:
     with grpc.insecure_channel(address) as channel:
         stub = ledger_pb2_grpc.ClusterServiceStub(channel)
-        return stub.GetStatus(ledger_pb2.GetStatusRequest(), timeout=DEADLINE_S)
+        answer: ledger_pb2.GetStatusResponse = stub.GetStatus(
+            ledger_pb2.GetStatusRequest(), timeout=DEADLINE_S
+        )
+        return answer
 
 
 def posted(address: str) -> int:
