@@ -165,7 +165,7 @@ def _candidacy(
         first_sequence=position.next_sequence,
         timestamp_ns=max(clock_ns(), position.timestamp_ns),
         previous_chain=position.chain,
-        body=start.pack(),
+        body=(start.pack(),),
     )
     deliveries = Deliveries()
     writer = journal.writer(position.next_offset, deliveries)

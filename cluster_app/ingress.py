@@ -9,9 +9,11 @@ from typing import Any, Final, Protocol
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from cluster_app.egress import CallRoute, Codec, StreamRoute
 from cluster_app.engine import Engine
+from cluster_app.envelope import read_request, write_response
 from cluster_app.rpc import Context, Refusal, not_leader, unary
 from cluster_app.typed import pack_command, read_reply
 from cluster_core.errors import InvalidCommands
@@ -26,7 +28,9 @@ COMMAND_SERVICE: Final = "ringledger.v1.CommandService"
 class StreamCodec(Codec, Protocol):
     """A contract's stream: how a request becomes packed commands, and replies become messages."""
 
-    def decode(self, request: Any, index: int) -> "tuple[bytes, Any] | bytes | Refusal":
+    def decode(
+        self, request: Any, index: int
+    ) -> "tuple[bytes | memoryview, Any] | bytes | Refusal":
         """Request `index` of its stream as (count * 64 bytes, token); or an answer that needs no
         command; or the refusal that ends the stream.
         """
@@ -123,20 +127,20 @@ class Ingress:
 class NativeCodec:
     """`ringledger.v1.CommandService/Submit`: packed commands in, packed replies out."""
 
-    def decode(self, request: ledger_pb2.SubmitRequest, index: int) -> Any:
-        """The request's bytes, checked whole."""
-        packed = request.commands
+    def decode(self, request: bytes, index: int) -> Any:
+        """The request's packed commands, checked whole."""
         try:
+            packed = read_request(request)
             read_message(packed)
+        except DecodeError:
+            return _invalid(InvalidCommands(-1, "not a SubmitRequest"), index)
         except InvalidCommands as error:
             return _invalid(error, index)
         return packed, None
 
     def encode(self, token: Any, replies: memoryview, ledger_time_ns: int) -> bytes:
         """A serialized SubmitResponse."""
-        return ledger_pb2.SubmitResponse(
-            replies=bytes(replies), ledger_time_ns=ledger_time_ns
-        ).SerializeToString()
+        return write_response(replies, ledger_time_ns)
 
     def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
         """Callers retry with the same ids: exactly once through a change of leaders."""
@@ -151,14 +155,12 @@ class CommandService:
         self._codec = NativeCodec()
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """Handlers for a server; Submit's responses are serialized by its codec."""
+        """Handlers for a server; Submit's messages are read and written by its codec."""
         messages = ledger_pb2
         return grpc.method_handlers_generic_handler(
             COMMAND_SERVICE,
             {
-                "Submit": grpc.stream_stream_rpc_method_handler(
-                    self.submit, messages.SubmitRequest.FromString, None
-                ),
+                "Submit": grpc.stream_stream_rpc_method_handler(self.submit, None, None),
                 "Execute": unary(self.execute, messages.ExecuteRequest),
                 "ExecuteBatch": unary(self.execute_batch, messages.ExecuteBatchRequest),
             },

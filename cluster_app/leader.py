@@ -4,7 +4,6 @@ import asyncio
 import gc
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -23,6 +22,7 @@ from cluster_app.engine import Engine
 from cluster_app.errors import Fault, NotLeading
 from cluster_app.journals import open_journal
 from cluster_app.logs import ReplayProgress
+from cluster_app.memory import keep_freed_memory
 from cluster_app.settings import LeaderSettings
 from cluster_core.batch import NO_LEADER, EpochStart
 from cluster_core.journal import Journal, JournalRecord
@@ -33,9 +33,6 @@ from proto import ledger_pb2
 
 _READ_BACK_TIMEOUT_S: Final = 10.0
 _CLOSE_STREAMS_TIMEOUT_S: Final = 2.0
-_SWITCH_INTERVAL_S: Final = 0.0005
-"""The journal's thread gets the GIL back after its sync in half a millisecond at most, not 5 ms."""
-
 _GC_THRESHOLD: Final = 50_000
 _SERVICES: Final = (
     bank.COMMAND_SERVICE,
@@ -271,5 +268,5 @@ async def _stop(
 
 def run(settings: LeaderSettings) -> None:
     """Run `lead` on its event loop. Raises Exit."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    keep_freed_memory()
     uvloop.run(lead(settings))

@@ -78,6 +78,9 @@ class SqliteJournal:
             _create_tables(self._connection)
             _enter_wal(self._connection)
             self._connection.execute("PRAGMA query_only = ON")
+            # Closing any descriptor of the file drops all locks of this process on it: this one
+            # lives as long as the connections do.
+            self._file = os.open(self.path, os.O_RDONLY)
         except sqlite3.Error as error:
             raise _opening_error(self.path, error) from error
         self.end_offset()
@@ -101,12 +104,15 @@ class SqliteJournal:
 
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "SqliteWriter":
         """A writer whose first append must land at `next_offset`. Raises JournalRefused."""
-        return SqliteWriter(self.path, next_offset, on_delivery, self._clock_ns)
+        return SqliteWriter(self.path, self._file, next_offset, on_delivery, self._clock_ns)
 
     def close(self) -> None:
         """Release the journal's own connection. Idempotent."""
         with self._lock:
             self._connection.close()
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
 
 
 class SqliteWriter:
@@ -119,11 +125,13 @@ class SqliteWriter:
     def __init__(
         self,
         path: Path,
+        file: int,
         next_offset: int,
         on_delivery: DeliveryCallback,
         clock_ns: Callable[[], int],
     ) -> None:
         self._path = path
+        self._file = file
         self._next_offset = next_offset
         self._on_delivery = on_delivery
         self._clock_ns = clock_ns
@@ -245,6 +253,9 @@ class SqliteWriter:
             self._connection.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
         except sqlite3.Error as error:
             return f"{self._path}: checkpoint failed: {_explain(error)}"
+        # What is on disk is not read again here. Kept in the page cache it makes each checkpoint
+        # slower than the one before: 28 ms at first, 113 ms at 0.8 GB.
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         self._wal_bytes = CHECKPOINT_BYTES // 2 if busy else 0
         return ""
 

@@ -27,6 +27,7 @@ EPOCH_START's body (`EpochStart`):
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -150,11 +151,12 @@ def seal(
     first_sequence: int,
     timestamp_ns: int,
     previous_chain: bytes,
-    body: bytes | memoryview = b"",
+    body: Sequence[bytes | memoryview] = (),
 ) -> tuple[bytes, bytes]:
     """Build one batch.
 
-    `body` is count * 64 bytes of commands, an EPOCH_START body, or empty.
+    `body`, in pieces as they lie in a ring, is count * 64 bytes of commands, an EPOCH_START body,
+    or empty.
     Returns (the journal value, its digest: the next chain). Raises ValueError for what no reader
     would open again.
     """
@@ -162,9 +164,10 @@ def seal(
         raise ValueError("a leader id is 16 bytes, not all zero")
     if len(previous_chain) != len(CHAIN_START):
         raise ValueError("a chain is 32 bytes")
-    if not _body_fits(kind, len(body)):
-        raise ValueError(f"{kind.name} cannot have a body of {len(body)} bytes")
-    count = len(body) // COMMAND_BYTES if kind is Kind.COMMANDS else 0
+    body_bytes = sum(map(len, body))
+    if not _body_fits(kind, body_bytes):
+        raise ValueError(f"{kind.name} cannot have a body of {body_bytes} bytes")
+    count = body_bytes // COMMAND_BYTES if kind is Kind.COMMANDS else 0
     sealed = _HEADER.pack(
         MAGIC,
         FORMAT_VERSION,
@@ -174,13 +177,16 @@ def seal(
         leader_id,
         first_sequence,
         timestamp_ns,
-        len(body),
+        body_bytes,
         0,
         previous_chain,
         CHAIN_START,
     )[:_SEALED]
-    digest = blake3(sealed).update(body).digest()
-    return b"".join((sealed, digest, body)), digest
+    hasher = blake3(sealed)
+    for piece in body:
+        hasher.update(piece)
+    digest = hasher.digest()
+    return b"".join((sealed, digest, *body)), digest
 
 
 def open_batch(value: bytes) -> Header:

@@ -124,6 +124,18 @@ def _judge_new_id(
 
 
 @inlined
+def _copy_reply(source: Any, target: Any) -> None:
+    """Field by field: a wide load right behind the narrow stores would wait for all of them."""
+    target.sequence = source.sequence
+    target.entity = source.entity
+    target.amount = source.amount
+    target.debit_balance = source.debit_balance
+    target.credit_balance = source.credit_balance
+    target.status = source.status
+    target["flags"] = source["flags"]
+
+
+@inlined
 def _remember(
     words: npt.NDArray[np.uint64],
     row: int,
@@ -152,7 +164,7 @@ def _remember(
     ids[slot, 0] = words[row, 0]
     ids[slot, 1] = words[row, 1]
     fingerprints[slot] = fingerprint(words, row)
-    window_replies[slot] = reply
+    _copy_reply(reply, window_replies[slot])
     insert(table, shift, hashed, slot)
     state.window_entries += 1
 

@@ -134,24 +134,24 @@ class Pipeline:
     def _journal_batch(self) -> None:
         first = self._sealed.next_sequence
         end = first
-        while self._waiting and (end == first or self._waiting[0][0] - first <= 2048):
+        while self._waiting and self._waiting[0][0] - first <= MAX_MESSAGE_COMMANDS:
             message = self._waiting.popleft()
             end = message[0]
             self._unanswered.append(message)
-        self._append(Kind.COMMANDS, b"".join(self._commands.views(first, end)))
+        self._append(Kind.COMMANDS, end - first, self._commands.views(first, end))
 
     def heartbeat(self) -> None:
         """Append a HEARTBEAT, unless a batch in flight already speaks for this leader."""
         if not self._in_flight and not self.stopped_because:
-            self._append(Kind.HEARTBEAT, b"")
+            self._append(Kind.HEARTBEAT)
 
     def end_epoch(self) -> None:
         """Append EPOCH_END. Only when `idle`: nothing may follow it."""
         if not self.idle:
             raise InvariantViolated("EPOCH_END while commands wait for their replies")
-        self._append(Kind.EPOCH_END, b"")
+        self._append(Kind.EPOCH_END)
 
-    def _append(self, kind: Kind, body: bytes) -> None:
+    def _append(self, kind: Kind, count: int = 0, body: tuple[memoryview, ...] = ()) -> None:
         last = self._sealed
         if not last.has_leader:
             raise InvariantViolated("an append after EPOCH_END")
@@ -170,7 +170,7 @@ class Pipeline:
         self._sealed = replace(
             last,
             leader_id=NO_LEADER if kind is Kind.EPOCH_END else last.leader_id,
-            next_sequence=last.next_sequence + len(body) // COMMAND_BYTES,
+            next_sequence=last.next_sequence + count,
             timestamp_ns=timestamp_ns,
             chain=digest,
         )

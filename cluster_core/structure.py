@@ -81,7 +81,7 @@ def find_malformed(commands: npt.NDArray[Any]) -> tuple[int, str] | None:
     )
 
 
-def read_message(packed: bytes) -> npt.NDArray[Any]:
+def read_message(packed: bytes | memoryview) -> npt.NDArray[Any]:
     """View a client's message as COMMAND [n], without a copy.
 
     Raises InvalidCommands unless it holds 1 to 8,192 whole, well-formed commands.

@@ -53,7 +53,7 @@ def fill(path: Path, count: int) -> None:
             first_sequence=n * 400,
             timestamp_ns=n,
             previous_chain=chain,
-            body=bytes([n]) * 64 * 400,
+            body=(bytes([n]) * 64 * 400,),
         )
         values.append(value)
     assert append_all(journal, values) == list(range(count))

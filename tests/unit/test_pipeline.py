@@ -98,7 +98,7 @@ def _epoch_start(replica: Replica, leader_id: bytes) -> bytes:
         first_sequence=position.next_sequence,
         timestamp_ns=position.timestamp_ns,
         previous_chain=position.chain,
-        body=EpochStart("node", "127.0.0.1:1", PARAMETERS).pack(),
+        body=(EpochStart("node", "127.0.0.1:1", PARAMETERS).pack(),),
     )
     return value
 
