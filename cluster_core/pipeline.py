@@ -26,6 +26,7 @@ from cluster_core.reader_rule import Position, Verdict, judge
 from cluster_core.record import (
     COMMAND,
     COMMAND_BYTES,
+    MAX_MESSAGE_COMMANDS,
     REPLY,
     REPLY_BYTES,
 )
