@@ -5,7 +5,8 @@ nothing is known about what was sent.
 
 grpc.aio needs care here: a write that fails because the node has just ended the call overwrites
 the node's status by a local INTERNAL one. So the first status is caught by a callback, and where
-the local one came first the node's is waited for, briefly.
+the local one came first the node's is waited for, briefly. It may stay lost: then the outcome of
+what was sent is unknown to this client, and a retry with the same ids tells.
 """
 
 import asyncio
