@@ -10,6 +10,7 @@ _USAGE = """usage: python -m cluster_app ROLE [flags]
 roles:
   leader   take commands, journal, apply and answer them
   warmup   compile the kernels into the cache and leave
+  measure  measure a part alone: `measure kernel`, `measure replay`
 
 `python -m cluster_app leader --help` shows the flags."""
 
@@ -44,6 +45,15 @@ def _run(role: str, arguments: list[str]) -> int:
         import cluster_core.state_machine  # noqa: F401
 
         return 0
+    if role == "measure":
+        from cluster_app import measure
+        from cluster_core.errors import RingledgerError
+
+        try:
+            return measure.main(arguments)
+        except RingledgerError as error:
+            print(f"ringledger measure: {error}", file=sys.stderr, flush=True)
+            return 1
     asked = role in ("-h", "--help", "help")
     print(_USAGE, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

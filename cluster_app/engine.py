@@ -5,6 +5,7 @@ loop is journaled together at the end of that turn; the journal's thread only wa
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Engine:
     ) -> None:
         self._pipeline = pipeline
         self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
         self._heartbeat_interval_s = heartbeat_interval_s
         self._append_timeout_s = append_timeout_s
         self._on_stopped = on_stopped
@@ -62,10 +64,13 @@ class Engine:
             self._pipeline.journal_waiting()
 
     def delivered(self, delivery: Delivery) -> None:
-        """Take a report of the journal, on the journal's thread."""
+        """Take a report of the journal, on the journal's thread or this one."""
         self._deliveries.append(delivery)
         if len(self._deliveries) == 1:
-            self._loop.call_soon_threadsafe(self._take_deliveries)
+            if threading.get_ident() == self._thread_id:
+                self._loop.call_soon(self._take_deliveries)
+            else:
+                self._loop.call_soon_threadsafe(self._take_deliveries)
 
     def _take_deliveries(self) -> None:
         with self._stopping_on_fault():

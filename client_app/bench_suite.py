@@ -1,0 +1,408 @@
+"""`make bench`: every figure that the engine must reach, measured, as a table and as JSON.
+
+Each row that needs a leader gets a fresh one, on an empty SQLite journal, on this machine: client
+and leader share its cores. A missed floor is marked and is no failure; a run that failed is.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from client_app.bench_machine import (
+    BUILD,
+    NotMeasured,
+    RunFailed,
+    describe_commit,
+    describe_machine,
+    describe_versions,
+    find_ghz,
+    fresh_folder,
+    fresh_leader,
+    run_ghz,
+    run_json,
+)
+
+_QUICK_SHARE: Final = 10
+_STARTS: Final = 3
+_IDLE_S: Final = 10.0
+_SETTLE_S: Final = 2.0
+"""After the load, before the idle leader is watched."""
+
+_BELOW: Final = "BELOW FLOOR"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: `floor` and `aim` in `unit`; None where there is none to reach."""
+
+    key: str
+    what: str
+    unit: str
+    floor: float | None
+    aim: float | None
+
+    @property
+    def more_is_better(self) -> bool:
+        """Rates are to be high, times and sizes low."""
+        return self.unit == "/s"
+
+    def misses_floor(self, value: float) -> bool:
+        """True when `value` is worse than the floor."""
+        if self.floor is None:
+            return False
+        return value < self.floor if self.more_is_better else value > self.floor
+
+    def shown(self, value: float | None) -> str:
+        """A value with its unit, four digits at most."""
+        if value is None:
+            return "-"
+        for limit, name in ((1e6, " M"), (1e3, " k")) if self.unit == "/s" else ():
+            if value >= limit:
+                return f"{value / limit:.4g}{name}{self.unit}"
+        return f"{value:.4g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row's run gave: `values` by Figure.key; `result` is the program's own report."""
+
+    commands: Sequence[str]
+    parameters: Mapping[str, Any]
+    values: Mapping[str, float]
+    result: Mapping[str, Any] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    only: Sequence[str]
+    quick: bool
+    ghz: Path | None
+    json: Path
+
+    def count(self, count: int) -> int:
+        """A tenth with --quick."""
+        return count // _QUICK_SHARE if self.quick else count
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: how, and which figures it gives."""
+
+    name: str
+    figures: Sequence[Figure]
+    measure: Callable[[Options], Outcome]
+
+
+@dataclass
+class Report:
+    """A row after its run: an outcome, or why there is none."""
+
+    row: Row
+    outcome: Outcome | None = None
+    not_measured: str = ""
+    failed: str = ""
+    seconds: float = 0.0
+    begun: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _client(commands: int, *flags: str, warm_up: int | None = None) -> Callable[..., Outcome]:
+    """A run of `python -m client_app bench` on a fresh leader."""
+
+    def measure(options: Options) -> Outcome:
+        warm = () if warm_up is None else ("--warm-up", str(options.count(warm_up)))
+        counts = ("--commands", str(options.count(commands)), *warm)
+        with fresh_leader() as leader:
+            command, result = run_json(
+                "client_app", "bench", "--target", leader.address, *flags, *counts
+            )
+        values = {"rate": result["commands_per_second"], **result["latency_ms"]}
+        return Outcome((leader.command, command), result.pop("parameters"), values, result)
+
+    return measure
+
+
+def _ghz(service: str, data: str) -> Callable[[Options], Outcome]:
+    """A run of ghz over the bank contract: a stream for each call."""
+
+    def measure(options: Options) -> Outcome:
+        ghz = find_ghz(options.ghz)
+        parameters = {"concurrency": 200, "connections": 8, "calls": options.count(60_000)}
+        with fresh_leader() as leader:
+            prepared, _ = run_json(
+                *("client_app", "bench", "--target", leader.address),
+                *("--accounts", "1000", "--commands", "1000"),
+            )
+            command, result = run_ghz(
+                ghz,
+                *("--insecure", "--proto", "proto/balance.proto"),
+                *("--call", f"gc.garcol.bank.proto.{service}", "-d", data),
+                *("-c", "200", "--connections", "8", "-n", str(parameters["calls"])),
+                *("-O", "json", leader.address),
+            )
+        values = {"rate": result["rps"]}
+        return Outcome((leader.command, prepared, command), parameters, values, result)
+
+    return measure
+
+
+def _measure_kernel(options: Options) -> Outcome:
+    commands = str(options.count(8_388_608))
+    command, result = run_json(
+        "cluster_app", "measure", "kernel", "--accounts", "100000", "--commands", commands
+    )
+    values = {"rate": result["commands_per_second"]["median"]}
+    return Outcome((command,), result.pop("parameters"), values, result)
+
+
+def _replay(commands: int, batch: int) -> Callable[[Options], Outcome]:
+    def measure(options: Options) -> Outcome:
+        with fresh_folder() as folder:
+            command, result = run_json(
+                *("cluster_app", "measure", "replay", "--batch", str(batch)),
+                *("--commands", str(options.count(commands)), "--folder", str(folder)),
+            )
+        values = {"rate": result["commands_per_second"]}
+        return Outcome((command,), result.pop("parameters"), values, result)
+
+    return measure
+
+
+def _measure_start(options: Options) -> Outcome:
+    """The first start, which may compile, is not counted."""
+    starts = 1 if options.quick else _STARTS
+    with fresh_leader():
+        pass
+    times_s = []
+    for _ in range(starts):
+        with fresh_leader() as leader:
+            times_s.append(leader.ready_s)
+    values = {"ready": statistics.median(times_s)}
+    return Outcome((leader.command,), {"starts": starts}, values, {"seconds": times_s})
+
+
+def _measure_idle(options: Options) -> Outcome:
+    watched_s = _IDLE_S / _QUICK_SHARE if options.quick else _IDLE_S
+    parameters = {"accounts": 100_000, "watched_s": watched_s}
+    with fresh_leader() as leader:
+        prepared, _ = run_json(
+            *("client_app", "bench", "--target", leader.address),
+            *("--accounts", "100000", "--commands", "1000"),
+        )
+        time.sleep(_SETTLE_S)
+        begun_s, used_s = time.perf_counter(), leader.cpu_s()
+        time.sleep(watched_s)
+        used_s = leader.cpu_s() - used_s
+        elapsed_s = time.perf_counter() - begun_s
+        values = {"cpu": 100 * used_s / elapsed_s, "memory": leader.resident_mb()}
+    result = {"cpu_percent": values["cpu"], "resident_mb": values["memory"]}
+    return Outcome((leader.command, prepared), parameters, values, result)
+
+
+def _rate(what: str, floor: float | None, aim: float | None) -> tuple[Figure]:
+    return (Figure("rate", what, "/s", floor, aim),)
+
+
+_SINGLE: Final = ("--batch", "1", "--in-flight", "1")
+_BANK: Final = ("--contract", "bank", "--streams", "64", "--operation", "deposit")
+_QUERY_DATA: Final = '{"singleBalanceQuery": {"id": 1, "correlationId": "any"}}'
+_DEPOSIT_DATA: Final = '{"depositCommand": {"id": 1, "amount": 1, "correlationId": "any"}}'
+
+ROWS: Final = (
+    Row(
+        "transfers",
+        _rate("transfers, batches of 1,024, 16 in flight, window full", 2e6, 4e6),
+        _client(
+            10_000_000,
+            *("--accounts", "100000", "--batch", "1024", "--in-flight", "16"),
+            warm_up=8_388_608,
+        ),
+    ),
+    Row(
+        "single",
+        (
+            Figure("p50", "one command at a time, p50", "ms", 0.5, 0.15),
+            Figure("p99", "one command at a time, p99", "ms", 3, 1),
+        ),
+        _client(10_000, *_SINGLE),
+    ),
+    Row(
+        "open-loop",
+        (Figure("p99", "open loop, 10,000 single commands/s, p99", "ms", 20, 3),),
+        _client(300_000, "--rate", "10000"),
+    ),
+    Row(
+        "callers",
+        _rate("single commands, 64 callers through CommandStream", 40e3, 100e3),
+        _client(300_000, "--callers", "64"),
+    ),
+    Row(
+        "bank-16",
+        _rate("bank contract, 64 streams, 16 in flight each", 25e3, 45e3),
+        _client(200_000, *_BANK, "--in-flight", "16"),
+    ),
+    Row(
+        "bank-1",
+        _rate("bank contract, 64 streams, 1 in flight each", 25e3, 45e3),
+        _client(100_000, *_BANK, "--in-flight", "1"),
+    ),
+    Row(
+        "ghz-query",
+        _rate("ghz, bank query, 200 concurrent, a stream each", 9e3, 12e3),
+        _ghz("BalanceQueryService/sendQuery", _QUERY_DATA),
+    ),
+    Row(
+        "ghz-deposit",
+        _rate("ghz, bank deposit, 200 concurrent, a stream each", 7e3, 10e3),
+        _ghz("BalanceCommandService/sendCommand", _DEPOSIT_DATA),
+    ),
+    Row("kernel", _rate("kernel alone, 100,000 accounts, window full", 4e6, 8e6), _measure_kernel),
+    Row(
+        "replay-1024",
+        _rate("replay from SQLite, batches of 1,024", 3e6, 6e6),
+        _replay(10_000_000, 1_024),
+    ),
+    Row("replay-1", _rate("replay from SQLite, batches of 1", None, None), _replay(200_000, 1)),
+    Row(
+        "start",
+        (Figure("ready", "start to ready, empty journal, code cached", "s", 3, 1.5),),
+        _measure_start,
+    ),
+    Row(
+        "idle",
+        (
+            Figure("cpu", "idle leader, CPU of one core", "%", 2, 1),
+            Figure("memory", "idle leader, memory with 100,000 accounts", "MB", 400, 250),
+        ),
+        _measure_idle,
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite; returns the exit code: 0 well, 1 a run failed, 2 wrong flags."""
+    options = _read_options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    about = {
+        "machine": describe_machine(),
+        "commit": describe_commit(),
+        "versions": describe_versions(),
+        "quick": options.quick,
+    }
+    rows = [row for row in ROWS if not options.only or row.name in options.only]
+    try:
+        reports = [_run_row(row, options) for row in rows]
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    print(_table(reports))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(
+        json.dumps(about | {"rows": [_row_as_json(report) for report in reports]}, indent=2) + "\n"
+    )
+    print(f"\nwritten to {options.json}")
+    for report in reports:
+        if report.failed:
+            print(f"{report.row.name} failed: {report.failed}", file=sys.stderr)
+    return 1 if any(report.failed for report in reports) else 0
+
+
+def _read_options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m client_app.bench_suite",
+        description="Measure leaders of its own on this machine; print a table, write JSON.",
+    )
+    names = [row.name for row in ROWS]
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        default=[],
+        metavar="NAME",
+        help=f"this row alone; may be repeated: {', '.join(names)}",
+    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the counts, for trying")
+    parser.add_argument("--ghz", type=Path, metavar="PATH", help="ghz (PATH, or built with Go)")
+    parser.add_argument(
+        "--json", type=Path, default=BUILD / "bench.json", metavar="PATH", help="(build/bench.json)"
+    )
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.ghz is not None and not options.ghz.is_file():
+        parser.error(f"--ghz {options.ghz}: no such file")
+    return options
+
+
+def _run_row(row: Row, options: Options) -> Report:
+    print(f"{row.name} ...", file=sys.stderr, flush=True)
+    report, start = Report(row), time.perf_counter()
+    try:
+        report.outcome = row.measure(options)
+    except NotMeasured as reason:
+        report.not_measured = str(reason)
+    except RunFailed as error:
+        report.failed = str(error)
+    report.seconds = time.perf_counter() - start
+    told = "; ".join(f"{figure.what}: {_measured(report, figure)}" for figure in row.figures)
+    print(f"{row.name}, {report.seconds:.1f} s: {told}", file=sys.stderr, flush=True)
+    return report
+
+
+def _measured(report: Report, figure: Figure) -> str:
+    if report.outcome is None:
+        return f"not measured: {report.not_measured}" if report.not_measured else "FAILED"
+    value = report.outcome.values[figure.key]
+    return figure.shown(value) + (f" {_BELOW}" if figure.misses_floor(value) else "")
+
+
+def _table(reports: Sequence[Report]) -> str:
+    """A table that Markdown renders too."""
+    lines = [("what", "measured", "floor", "aim")]
+    lines += [
+        (
+            figure.what,
+            _measured(report, figure),
+            figure.shown(figure.floor),
+            figure.shown(figure.aim),
+        )
+        for report in reports
+        for figure in report.row.figures
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in lines
+    )
+
+
+def _row_as_json(report: Report) -> dict[str, Any]:
+    outcome = report.outcome
+    figures = []
+    for figure in report.row.figures:
+        value = None if outcome is None else outcome.values[figure.key]
+        missed = None if value is None else figure.misses_floor(value)
+        figures.append({**asdict(figure), "measured": value, "misses_floor": missed})
+    return {
+        "name": report.row.name,
+        "begun": report.begun,
+        "seconds": round(report.seconds, 3),
+        "commands": list(outcome.commands) if outcome else [],
+        "parameters": dict(outcome.parameters) if outcome else {},
+        "figures": figures,
+        "result": outcome.result if outcome else None,
+        "not_measured": report.not_measured or None,
+        "failed": report.failed or None,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
