@@ -5,7 +5,9 @@ and leader share its cores. A missed floor is marked and is no failure; a run th
 """
 
 import argparse
+import asyncio
 import json
+import os
 import signal
 import statistics
 import sys
@@ -29,6 +31,9 @@ from client_app.bench_machine import (
     run_ghz,
     run_json,
 )
+from client_app.bench_tally import Totals
+from client_core.channel import get_status, open_channel
+from client_core.errors import RingledgerClientError
 
 _QUICK_SHARE: Final = 10
 _STARTS: Final = 3
@@ -113,6 +118,8 @@ class Report:
     failed: str = ""
     seconds: float = 0.0
     begun: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+    """Load average of the minute before: shows whether others were at work too."""
 
 
 def _client(commands: int, *flags: str, warm_up: int | None = None) -> Callable[..., Outcome]:
@@ -131,7 +138,7 @@ def _client(commands: int, *flags: str, warm_up: int | None = None) -> Callable[
     return measure
 
 
-def _ghz(service: str, data: str) -> Callable[[Options], Outcome]:
+def _ghz(service: str, data: str, *, deposits: bool) -> Callable[[Options], Outcome]:
     """A run of ghz over the bank contract: a stream for each call."""
 
     def measure(options: Options) -> Outcome:
@@ -142,6 +149,7 @@ def _ghz(service: str, data: str) -> Callable[[Options], Outcome]:
                 *("client_app", "bench", "--target", leader.address),
                 *("--accounts", "1000", "--commands", "1000"),
             )
+            before = _totals(leader.address)
             command, result = run_ghz(
                 ghz,
                 *("--insecure", "--proto", "proto/balance.proto"),
@@ -149,10 +157,26 @@ def _ghz(service: str, data: str) -> Callable[[Options], Outcome]:
                 *("-c", "200", "--connections", "8", "-n", str(parameters["calls"])),
                 *("-O", "json", leader.address),
             )
+            after = _totals(leader.address)
+        # Statuses of calls don't show what a reply said; a deposit of 1 each shows in the sums.
+        moved = after.posted - before.posted
+        if moved != (parameters["calls"] if deposits else 0):
+            raise RunFailed(f"{command}: the ledger's balances grew by {moved}")
         values = {"rate": result["rps"]}
         return Outcome((leader.command, prepared, command), parameters, values, result)
 
     return measure
+
+
+def _totals(address: str) -> Totals:
+    async def ask() -> Totals:
+        async with open_channel(address) as channel:
+            return Totals.of(await get_status(channel))
+
+    try:
+        return asyncio.run(ask())
+    except RingledgerClientError as error:
+        raise RunFailed(f"the leader's totals: {error}") from None
 
 
 def _measure_kernel(options: Options) -> Outcome:
@@ -258,12 +282,12 @@ ROWS: Final = (
     Row(
         "ghz-query",
         _rate("ghz, bank query, 200 concurrent, a stream each", 9e3, 12e3),
-        _ghz("BalanceQueryService/sendQuery", _QUERY_DATA),
+        _ghz("BalanceQueryService/sendQuery", _QUERY_DATA, deposits=False),
     ),
     Row(
         "ghz-deposit",
         _rate("ghz, bank deposit, 200 concurrent, a stream each", 7e3, 10e3),
-        _ghz("BalanceCommandService/sendCommand", _DEPOSIT_DATA),
+        _ghz("BalanceCommandService/sendCommand", _DEPOSIT_DATA, deposits=True),
     ),
     Row("kernel", _rate("kernel alone, 100,000 accounts, window full", 4e6, 8e6), _measure_kernel),
     Row(
@@ -305,6 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("bench: interrupted", file=sys.stderr)
         return 130
     print(_table(reports))
+    if options.quick:
+        print("\n--quick: a tenth of the counts, for trying; these figures compare with nothing")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(
         json.dumps(about | {"rows": [_row_as_json(report) for report in reports]}, indent=2) + "\n"
@@ -395,6 +421,7 @@ def _row_as_json(report: Report) -> dict[str, Any]:
         "name": report.row.name,
         "begun": report.begun,
         "seconds": round(report.seconds, 3),
+        "load_before": report.load_before,
         "commands": list(outcome.commands) if outcome else [],
         "parameters": dict(outcome.parameters) if outcome else {},
         "figures": figures,
