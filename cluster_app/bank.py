@@ -8,9 +8,10 @@ import struct
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cluster_app.ingress import Ingress
-from cluster_app.rpc import Context, Refusal
+from cluster_app.rpc import Context, Refusal, not_parsed
 from cluster_core.record import (
     AMOUNT_MAX,
     DEFAULT_ASSET,
@@ -44,6 +45,10 @@ _FAILURES: Final = {
 }
 _TOO_MUCH: Final = f"Amount must be at most {AMOUNT_MAX}"
 
+CORRELATION_ID_MAX: Final = 4_096
+"""Characters; each unanswered command holds one."""
+_TOO_LONG: Final = f"correlationId must have at most {CORRELATION_ID_MAX} characters"
+
 Token = tuple[Operation, str, int, int]
 """What a reply's text needs: operation, correlation id, debit and credit account."""
 
@@ -51,8 +56,12 @@ Token = tuple[Operation, str, int, int]
 class BankCodec:
     """`BalanceCommandService/sendCommand`: one command a message."""
 
-    def decode(self, request: balance_pb2.BalanceCommand, index: int) -> Any:
+    def decode(self, serialized: bytes, index: int) -> Any:
         """One packed command and its token, or the refusal's message."""
+        try:
+            request = balance_pb2.BalanceCommand.FromString(serialized)
+        except DecodeError:
+            return not_parsed(balance_pb2.BalanceCommand)
         debit = credit = amount = asset = 0
         match request.WhichOneof("type"):
             case "depositCommand":
@@ -73,6 +82,8 @@ class BankCodec:
                 asset = DEFAULT_ASSET
             case _:
                 return _result(_BAD_REQUEST, "Invalid command", "")
+        if len(command.correlationId) > CORRELATION_ID_MAX:
+            return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_LONG}", "")
         if amount > AMOUNT_MAX:
             return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId)
         packed = _COMMAND.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
@@ -129,11 +140,7 @@ class BankCommandService:
         """Handlers for a server."""
         return grpc.method_handlers_generic_handler(
             COMMAND_SERVICE,
-            {
-                "sendCommand": grpc.stream_stream_rpc_method_handler(
-                    self.send_command, balance_pb2.BalanceCommand.FromString, None
-                )
-            },
+            {"sendCommand": grpc.stream_stream_rpc_method_handler(self.send_command, None, None)},
         )
 
     async def send_command(self, _: Any, context: Context) -> None:
@@ -151,17 +158,17 @@ class BankQueryService:
         """Handlers for a server."""
         return grpc.method_handlers_generic_handler(
             QUERY_SERVICE,
-            {
-                "sendQuery": grpc.stream_stream_rpc_method_handler(
-                    self.send_query, balance_pb2.BalanceQuery.FromString, None
-                )
-            },
+            {"sendQuery": grpc.stream_stream_rpc_method_handler(self.send_query, None, None)},
         )
 
     async def send_query(self, _: Any, context: Context) -> None:
         """Answer each query of one stream in order, before the next is read."""
         while (request := await context.read()) is not grpc.aio.EOF:
-            await context.write(self._answer(request))
+            try:
+                query = balance_pb2.BalanceQuery.FromString(request)
+            except DecodeError:
+                await not_parsed(balance_pb2.BalanceQuery).abort(context)
+            await context.write(self._answer(query))
 
     def _answer(self, request: balance_pb2.BalanceQuery) -> bytes:
         result = balance_pb2.BalanceQueryResult()

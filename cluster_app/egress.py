@@ -8,13 +8,16 @@ something to write. What a vanished client does not take is dropped, at nobody e
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
 from cluster_app.rpc import Context, Refusal
 from cluster_core.pipeline import Fate
 from cluster_core.record import REPLY_BYTES
+
+OUTBOX_BYTES_MAX: Final = 4 << 20
+"""Replies that a stream's client has not taken; beyond it the stream is not read."""
 
 
 class Codec(Protocol):
@@ -40,6 +43,7 @@ class StreamRoute:
         self._writer: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._in_flight = 0
+        self._outbox_bytes = 0
         self._unanswered = 0
         self._answered = 0
         self._unknown = 0
@@ -72,9 +76,10 @@ class StreamRoute:
 
     # towards the stream
 
-    def send(self, message: bytes, count: int = 0) -> None:
-        """Queue a message that answers `count` commands."""
+    def send(self, message: bytes, count: int) -> None:
+        """Queue a message that answers `count` commands, 0 for one that needed none."""
         self._outbox.append((message, count))
+        self._outbox_bytes += len(message)
         self._write_soon()
 
     def end(self, refusal: Refusal) -> None:
@@ -95,7 +100,7 @@ class StreamRoute:
         """How the stream is to end now, if it is."""
         if self._unanswered:
             return None
-        if self._lost_because and self._end is None:
+        if self._lost_because and (self._unknown or self._end is None):
             return self._codec.lost(
                 self._answered, self._answered + self._unknown, self._lost_because
             )
@@ -107,6 +112,7 @@ class StreamRoute:
                 message, count = self._outbox.popleft()
                 await self._context.write(message)
                 self._in_flight -= count
+                self._outbox_bytes -= len(message)
                 self._notify()
             refusal = self._refusal()
             if refusal is not None and not self._closed:
@@ -114,14 +120,9 @@ class StreamRoute:
                 await refusal.abort(self._context)
         except grpc.aio.AbortError:
             pass
-        except (
-            asyncio.CancelledError,
-            grpc.RpcError,
-            grpc.aio.UsageError,
-            RuntimeError,
-        ):
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - grpc raises many kinds here
             # the client vanished: its replies are nobody's
-            self._closed = True
+            self.close()
         finally:
             self._writer = None
             self._notify()
@@ -136,9 +137,12 @@ class StreamRoute:
             await self._changed
 
     async def room(self) -> None:
-        """Wait until the stream may be read again: its unanswered commands are few enough."""
-        if self._in_flight >= self._max_in_flight:
-            await self._wait(lambda: self._in_flight < self._max_in_flight or self._closed)
+        """Wait until the stream may be read again: it awaits few enough replies."""
+        if not self._has_room():
+            await self._wait(lambda: self._has_room() or self._closed)
+
+    def _has_room(self) -> bool:
+        return self._in_flight < self._max_in_flight and self._outbox_bytes < OUTBOX_BYTES_MAX
 
     async def drained(self) -> None:
         """Wait until every submitted command is answered and written, or the stream is over."""

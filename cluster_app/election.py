@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from cluster_app.errors import Fault, NotLeading
+from cluster_app.errors import Fault, NotLeading, Stopped
 from cluster_core.batch import EpochStart, Header, Kind, open_batch, seal
 from cluster_core.errors import JournalFault
 from cluster_core.journal import (
@@ -28,6 +28,8 @@ CLOCK_DIFFERENCE_NS_MAX = 5_000_000_000
 """A candidate whose wall clock is farther off the journal's own doesn't lead."""
 
 READ_BACK_TIMEOUT_S = 10.0
+_STOP_LOOK_S = 0.05
+"""A waiting candidate looks this often whether it was asked to stop."""
 
 Opened = list[tuple[JournalRecord, Header]]
 
@@ -103,17 +105,30 @@ class JournalFollower:
         self._reader.close()
 
 
-def await_silence(follower: JournalFollower, timeout_s: float) -> None:
+def check_stop(stopping: Callable[[], bool]) -> None:
+    """Raises Stopped when a signal has asked for the end."""
+    if stopping():
+        raise Stopped("stopped before it led")
+
+
+def await_silence(
+    journal: Journal, follower: JournalFollower, timeout_s: float, stopping: Callable[[], bool]
+) -> None:
     """Return once nobody leads: the epoch has ended, or nothing counted for `timeout_s`.
 
-    Raises NotLeading as soon as a counted record shows a living leader.
+    Raises NotLeading as soon as a record that is counted after now shows a living leader, and
+    Stopped when `stopping` says so.
     """
+    # what was written while this node replayed is no sign of life
+    follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
     deadline = time.monotonic() + timeout_s
     while follower.replica.position.has_leader:
+        check_stop(stopping)
         left = deadline - time.monotonic()
         if left <= 0:
             return
-        if Verdict.COUNTS in follower.take_next(left) and follower.replica.position.has_leader:
+        verdicts = follower.take_next(min(left, _STOP_LOOK_S))
+        if Verdict.COUNTS in verdicts and follower.replica.position.has_leader:
             raise NotLeading(
                 f"{_leader_of(follower.replica)} leads epoch {follower.replica.position.epoch}; "
                 "use --takeover to depose it"
@@ -128,15 +143,18 @@ def take_epoch(
     new_leader_id: Callable[[], bytes],
     clock_ns: Callable[[], int],
     deadline_s: float | None,
+    stopping: Callable[[], bool],
 ) -> Term:
     """Become the leader of the next epoch.
 
     With `deadline_s` it tries again until then (takeover), else once. Raises NotLeading when
-    somebody else was faster, Fault when the journal takes no append or the clocks disagree.
+    somebody else was faster, Fault when the journal takes no append or the clocks disagree,
+    Stopped when `stopping` says so before anything was appended.
     """
     give_up = time.monotonic() + (deadline_s or 0.0)
     while True:
-        follower.catch_up(journal.end_offset(), lambda _: None)
+        follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
+        check_stop(stopping)
         outcome = _candidacy(journal, follower, start, new_leader_id(), clock_ns)
         if isinstance(outcome, Term):
             return outcome

@@ -5,7 +5,6 @@ loop is journaled together at the end of that turn; the journal's thread only wa
 """
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ class Engine:
     ) -> None:
         self._pipeline = pipeline
         self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
         self._heartbeat_interval_s = heartbeat_interval_s
         self._append_timeout_s = append_timeout_s
         self._on_stopped = on_stopped
@@ -64,13 +62,10 @@ class Engine:
             self._pipeline.journal_waiting()
 
     def delivered(self, delivery: Delivery) -> None:
-        """Take a report of the journal, on the journal's thread or this one."""
+        """Take a report of the journal, on the journal's thread."""
         self._deliveries.append(delivery)
         if len(self._deliveries) == 1:
-            if threading.get_ident() == self._thread_id:
-                self._loop.call_soon(self._take_deliveries)
-            else:
-                self._loop.call_soon_threadsafe(self._take_deliveries)
+            self._loop.call_soon_threadsafe(self._take_deliveries)
 
     def _take_deliveries(self) -> None:
         with self._stopping_on_fault():
@@ -122,11 +117,14 @@ class Engine:
         self._stop_accepting()
         deadline = self._loop.time() + timeout_s
         self._timer.cancel()
-        if not await self._until(lambda: self._pipeline.idle, deadline):
-            return False
-        if not self._pipeline.stopped_because:
-            self._pipeline.end_epoch()
-        return await self._until(lambda: self._pipeline.idle, deadline)
+        if await self._until(lambda: self._pipeline.idle, deadline):
+            with self._stopping_on_fault():
+                self._pipeline.end_epoch()
+            if await self._until(lambda: self._pipeline.idle, deadline):
+                return True
+        with self._stopping_on_fault():
+            self._pipeline.stop(f"the journal did not take what was in flight in {timeout_s:g} s")
+        return False
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> bool:
         while not done():
@@ -135,6 +133,11 @@ class Engine:
                 return False
             await asyncio.sleep(0.001)
         return not self._pipeline.stopped_because
+
+    @property
+    def deposed(self) -> bool:
+        """True when the leadership ended because somebody else leads."""
+        return self._pipeline.deposed
 
     @property
     def accepting(self) -> bool:

@@ -39,16 +39,20 @@ class StreamCodec(Codec, Protocol):
 class Ingress:
     """The leader's command side. `engine` is None while this node doesn't lead."""
 
-    def __init__(self, *, max_in_flight: int) -> None:
+    def __init__(self, *, max_in_flight: int, max_streams: int) -> None:
         self.engine: Engine | None = None
         self.leader = ""
         self._max_in_flight = max_in_flight
+        self._max_streams = max_streams
         self._routes: set[StreamRoute] = set()
 
     async def serve_stream(self, context: Context, codec: StreamCodec) -> None:
         """Serve one bidirectional command stream to its end."""
         if self.engine is None or not self.engine.accepting:
             await not_leader(self.leader).abort(context)
+            return
+        if len(self._routes) >= self._max_streams:
+            await _too_many_streams(self._max_streams).abort(context)
             return
         route = StreamRoute(context, codec, self._max_in_flight)
         self._routes.add(route)
@@ -79,7 +83,8 @@ class Ingress:
                 else:
                     decoded = _over_limit(count, self._max_in_flight, index)
             if isinstance(decoded, bytes):
-                route.send(decoded)
+                route.send(decoded, 0)
+                await route.room()
             elif isinstance(decoded, Refusal):
                 route.end(decoded)
                 return
@@ -92,7 +97,9 @@ class Ingress:
             await not_leader(self.leader).abort(context)
             raise AssertionError("abort raises")
         try:
-            if not 1 <= len(commands) <= min(MAX_MESSAGE_COMMANDS, self._max_in_flight):
+            if len(commands) > self._max_in_flight:
+                await _over_limit(len(commands), self._max_in_flight, 0).abort(context)
+            if not 1 <= len(commands) <= MAX_MESSAGE_COMMANDS:
                 raise InvalidCommands(
                     -1,
                     f"{len(commands)} commands: a call holds 1 to {MAX_MESSAGE_COMMANDS}",
@@ -196,6 +203,15 @@ def _invalid(error: InvalidCommands, message: int) -> Refusal:
         f"message {message} was refused whole, nothing of it was run: {error}",
         "INVALID_COMMANDS",
         {"message": str(message), "command": str(error.index), "cause": error.reason},
+    )
+
+
+def _too_many_streams(limit: int) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"{limit} command streams are open, which is the limit: share one, or try again later",
+        "STREAM_LIMIT",
+        {"limit": str(limit)},
     )
 
 

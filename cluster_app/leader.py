@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import structlog
@@ -17,7 +17,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cluster_app import bank, ingress, queries
-from cluster_app.election import JournalFollower, Term, await_silence, take_epoch
+from cluster_app.election import (
+    READ_BACK_TIMEOUT_S,
+    JournalFollower,
+    Term,
+    await_silence,
+    check_stop,
+    take_epoch,
+)
 from cluster_app.engine import Engine
 from cluster_app.errors import Fault, NotLeading
 from cluster_app.journals import open_journal
@@ -31,8 +38,13 @@ from cluster_core.replay import Replica
 from cluster_core.state_machine import StateMachine
 from proto import ledger_pb2
 
-_READ_BACK_TIMEOUT_S: Final = 10.0
 _CLOSE_STREAMS_TIMEOUT_S: Final = 2.0
+_OTHER_CALLS_MAX: Final = 1_024
+"""Unary calls and queries beside the command streams, so that health is always answered."""
+
+_KEEPALIVE_MS: Final = 20_000
+"""A peer that vanished without a word (cable, NAT) holds its streams for twice this at most."""
+
 _GC_THRESHOLD: Final = 50_000
 _SERVICES: Final = (
     bank.COMMAND_SERVICE,
@@ -62,6 +74,7 @@ class Service:
 
     server: grpc.aio.Server
     ingress: ingress.Ingress
+    health: health.aio.HealthServicer
     address: str
 
 
@@ -74,12 +87,12 @@ async def lead(settings: LeaderSettings) -> None:
         # 2. the state: everything that the journal holds
         replica = Replica(hash_seed=secrets.randbits(64))
         with closing(JournalFollower(journal, replica)) as follower:
-            await _in_thread(stop, lambda: _replay(journal, follower, stop))
+            await asyncio.to_thread(_replay, journal, follower, stop.is_set)
             parameters = settings.parameters(replica.parameters)
             # 3. the epoch
             start = EpochStart(settings.node_id, service.address, parameters)
-            term = await _in_thread(
-                stop, lambda: _become_leader(settings, journal, follower, start)
+            term = await asyncio.to_thread(
+                _become_leader, settings, journal, follower, start, stop.is_set
             )
         if replica.state is None:
             raise Fault("the journal has no first epoch")
@@ -112,25 +125,15 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _in_thread(stop: asyncio.Event, work: Callable[[], Any]) -> Any:
-    """Run blocking work, but end at once when a signal asks for it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if stop.is_set() and not running.done():
-        await asyncio.wait((running,), timeout=_READ_BACK_TIMEOUT_S)
-        raise Fault("stopped before it led")
-    return await running
-
-
 async def _bind(settings: LeaderSettings) -> Service:
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=settings.max_streams,
+        maximum_concurrent_rpcs=settings.max_streams + _OTHER_CALLS_MAX,
         options=(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_concurrent_streams", settings.max_streams),
+            ("grpc.max_concurrent_streams", settings.max_streams + _OTHER_CALLS_MAX),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
         ),
     )
     try:
@@ -141,17 +144,21 @@ async def _bind(settings: LeaderSettings) -> Service:
         raise Fault(f"cannot listen on {settings.listen}: is the port in use?")
     host = settings.listen.rpartition(":")[0]
     address = settings.advertise or f"{host}:{port}"
-    return Service(server, ingress.Ingress(max_in_flight=settings.max_in_flight), address)
+    return Service(
+        server,
+        ingress.Ingress(max_in_flight=settings.max_in_flight, max_streams=settings.max_streams),
+        health.aio.HealthServicer(),
+        address,
+    )
 
 
-def _replay(journal: Journal, follower: JournalFollower, stop: asyncio.Event) -> None:
+def _replay(journal: Journal, follower: JournalFollower, stopping: Callable[[], bool]) -> None:
     end_offset = journal.end_offset()
     progress = ReplayProgress(follower.replica.position.next_offset, end_offset)
 
     def told(replica: Replica) -> None:
         progress.update(replica.position.next_offset, replica.position.next_sequence)
-        if stop.is_set():
-            raise Fault("stopped while replaying")
+        check_stop(stopping)
 
     try:
         follower.catch_up(end_offset, told)
@@ -164,10 +171,11 @@ def _become_leader(
     journal: Journal,
     follower: JournalFollower,
     start: EpochStart,
+    stopping: Callable[[], bool],
 ) -> Term:
     if not settings.takeover:
         jitter = 1 + secrets.randbelow(500) / 1_000
-        await_silence(follower, settings.election_timeout_s * jitter)
+        await_silence(journal, follower, settings.election_timeout_s * jitter, stopping)
     return take_epoch(
         journal,
         follower,
@@ -175,6 +183,7 @@ def _become_leader(
         new_leader_id=_new_leader_id,
         clock_ns=time.time_ns,
         deadline_s=settings.takeover_deadline_s if settings.takeover else None,
+        stopping=stopping,
     )
 
 
@@ -186,10 +195,10 @@ def _new_leader_id() -> bytes:
 
 def _pipeline(journal: Journal, replica: Replica, term: Term) -> Pipeline:
     def read_journal(first_offset: int, last_offset: int) -> Iterable[JournalRecord]:
-        deadline = time.monotonic() + _READ_BACK_TIMEOUT_S
+        deadline = time.monotonic() + READ_BACK_TIMEOUT_S
         with closing(journal.reader(first_offset)) as reader:
             while time.monotonic() < deadline:
-                for record in reader.read(_READ_BACK_TIMEOUT_S):
+                for record in reader.read(READ_BACK_TIMEOUT_S):
                     yield record
                     if record.offset >= last_offset:
                         return
@@ -228,10 +237,9 @@ async def _serve(
             queries.ClusterService(state, status).handlers(),
         )
     )
-    healthy = health.aio.HealthServicer()
     for name in ("", *_SERVICES[:-2]):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        await service.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
     reflection.enable_server_reflection(_SERVICES, server)
     await server.start()
     # what start-up made stays: the collector need not look at it again and again
@@ -254,15 +262,16 @@ async def _until_end(stop: asyncio.Event, ended: asyncio.Future[str]) -> None:
 async def _stop(
     service: Service, engine: Engine, ended: asyncio.Future[str], drain_timeout_s: float
 ) -> None:
+    await service.health.enter_graceful_shutdown()
     drained = await engine.drain(drain_timeout_s) if not ended.done() else False
     service.ingress.engine = None
     service.ingress.leader = ""
     service.ingress.end_streams(ended.result() if ended.done() else "clean stop")
     await service.server.stop(_CLOSE_STREAMS_TIMEOUT_S)
-    if ended.done():
+    if engine.deposed:
         raise NotLeading(f"no longer the leader: {ended.result()}")
     if not drained:
-        raise Fault(f"the journal did not take what was in flight within {drain_timeout_s:g} s")
+        raise Fault(f"stopped leading: {ended.result()}")
     structlog.get_logger().info("stopped")
 
 

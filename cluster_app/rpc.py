@@ -1,15 +1,16 @@
 """What the gRPC services share: handlers, and errors as a status with google.rpc details.
 
 Reasons (ErrorInfo, domain `ringledger`): NOT_LEADER, LEADERSHIP_LOST, INVALID_COMMANDS,
-INVALID_ARGUMENT, IN_FLIGHT_LIMIT.
+INVALID_ARGUMENT, IN_FLIGHT_LIMIT, STREAM_LIMIT, OUTCOME_UNKNOWN, ACCOUNT_NOT_FOUND.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,8 +49,26 @@ def not_leader(leader: str) -> Refusal:
     )
 
 
-def unary(behaviour: Callable[..., Any], request: Any) -> Any:
-    """A handler for a unary call whose request is a message of the class `request`."""
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour, request.FromString, lambda response: response.SerializeToString()
+def unary(behaviour: Callable[[Any, Context], Awaitable[Any]], message: Any) -> Any:
+    """A handler for a unary call whose request is of the class `message`.
+
+    What can't be parsed as one is an INVALID_ARGUMENT, like any other bad input.
+    """
+
+    async def parse_and_call(request: bytes, context: Context) -> bytes:
+        try:
+            parsed = message.FromString(request)
+        except DecodeError:
+            await not_parsed(message).abort(context)
+        answer: bytes = (await behaviour(parsed, context)).SerializeToString()
+        return answer
+
+    return grpc.unary_unary_rpc_method_handler(parse_and_call, None, None)
+
+
+def not_parsed(message: Any) -> Refusal:
+    """Bytes that are no message of the class `message`."""
+    name = message.DESCRIPTOR.full_name
+    return Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT, f"the request is not a {name}", "INVALID_ARGUMENT"
     )

@@ -41,11 +41,6 @@ CHECKPOINT_BYTES: Final = 16 << 20
 """WAL bytes between two checkpoints. Measured: each stalls appends for 15-60 ms when the values
 were large and for 1 ms when they were small; with 64 MiB a third more throughput, 180 ms."""
 
-AT_ONCE_BYTES: Final = 640
-_IDLE_S: Final = 0.0001
-"""A value of at most 8 commands that comes after an idle moment is stored by the caller's thread.
-Under load there is no such moment: then the next batch fills while the thread waits for the sync."""
-
 LOCK_TIMEOUT_S: Final = 2.0
 """How long another connection may hold a lock before an append or an opening fails."""
 
@@ -123,9 +118,8 @@ class SqliteJournal:
 class SqliteWriter:
     """Appends from a thread of its own: all that is queued goes into one transaction.
 
-    Deliveries are reported from that thread, but for a small value with nothing before it: that
-    is stored and reported within `append`, for two changes of threads cost more than the sync.
-    What bounds the queue is the caller's own limit of undelivered appends.
+    Deliveries are reported from that thread. What bounds the queue is the caller's own limit of
+    undelivered appends.
     """
 
     def __init__(
@@ -141,17 +135,13 @@ class SqliteWriter:
         self._next_offset = next_offset
         self._on_delivery = on_delivery
         self._clock_ns = clock_ns
-        self._error = ""
+        self._failure: Delivery | None = None
         """Why nothing is appended any more."""
         self._wal_bytes = 0
         """Bytes written, at least, since the last complete checkpoint."""
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closed = False
-        self._undelivered_count = 0
-        self._idle_since = 0.0
         self._lock = threading.Lock()
-        """Guards the queue's end and the count."""
-        self._store_lock = threading.Lock()
         try:
             self._connection = _connect(path)
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -165,20 +155,11 @@ class SqliteWriter:
         self._thread.start()
 
     def append(self, value: bytes) -> None:
-        """Queue one value, or store it. Raises JournalStopped once the writer was closed."""
+        """Queue one value. Raises JournalStopped once the writer was closed."""
         with self._lock:
             if self._closed:
                 raise JournalStopped("the journal writer is closed")
-            at_once = (
-                not self._undelivered_count
-                and len(value) <= AT_ONCE_BYTES
-                and time.monotonic() - self._idle_since >= _IDLE_S
-            )
-            self._undelivered_count += 1
-            if not at_once:
-                self._queue.put(value)
-        if at_once:
-            self._store([value])
+            self._queue.put(value)
 
     def close(self) -> None:
         """Append and report what is still queued, then release everything. Idempotent."""
@@ -204,21 +185,20 @@ class SqliteWriter:
 
     def _store(self, values: list[bytes]) -> None:
         """One transaction, then a delivery for each value."""
-        with self._store_lock:
-            if not self._error:
-                self._error = self._append(values)
-            first = self._next_offset
-            if not self._error:
-                self._next_offset += len(values)
-                # Beside its values a transaction writes the head's page and a table's page.
-                self._wal_bytes += sum(map(len, values)) + 2 * PAGE_BYTES
-            for offset in range(first, first + len(values)):
-                self._on_delivery(Delivery(None, self._error) if self._error else Delivery(offset))
-            with self._lock:
-                self._undelivered_count -= len(values)
-                self._idle_since = time.monotonic()
-            if not self._error and self._wal_bytes >= CHECKPOINT_BYTES:
-                self._error = self._checkpoint()
+        first = self._next_offset
+        if not self._failure:
+            self._failure = self._append(values)
+        if self._failure:
+            for _ in values:
+                self._on_delivery(self._failure)
+            return
+        self._next_offset += len(values)
+        for offset in range(first, self._next_offset):
+            self._on_delivery(Delivery(offset))
+        # Beside its values a transaction writes the head's page and a table's page.
+        self._wal_bytes += sum(map(len, values)) + 2 * PAGE_BYTES
+        if self._wal_bytes >= CHECKPOINT_BYTES:
+            self._failure = self._checkpoint()
 
     def _take(self) -> tuple[list[bytes], bool]:
         """All that is queued, at least one item; True when the last one was `close`."""
@@ -232,8 +212,8 @@ class SqliteWriter:
                 return values, False
         return values, True
 
-    def _append(self, values: list[bytes]) -> str:
-        """One transaction. Returns "" once it is on disk, else why it isn't known to be."""
+    def _append(self, values: list[bytes]) -> Delivery | None:
+        """One transaction. Returns None once it is on disk, else why it isn't known to be."""
         execute, first = self._connection.execute, self._next_offset
         appended_ns = self._clock_ns()
         try:
@@ -241,9 +221,11 @@ class SqliteWriter:
             if execute(_MOVE_HEAD, (first + len(values), first)).rowcount != 1:
                 head = execute("SELECT next FROM head").fetchone()
                 execute("ROLLBACK")
-                return (
+                return Delivery(
+                    None,
                     f"{self._path}: another writer appended (the journal's next offset is "
-                    f"{head[0] if head else 'missing'}, this writer's {first})"
+                    f"{head[0] if head else 'missing'}, this writer's {first})",
+                    foreign_writer=True,
                 )
             if len(values) == 1:
                 execute(_INSERT, (first, appended_ns, values[0]))
@@ -253,8 +235,10 @@ class SqliteWriter:
             execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            return f"{self._path}: append at offset {first} failed: {_explain(error)}"
-        return ""
+            return Delivery(
+                None, f"{self._path}: append at offset {first} failed: {_explain(error)}"
+            )
+        return None
 
     def _roll_back(self) -> None:
         try:
@@ -264,8 +248,8 @@ class SqliteWriter:
             # The append's own error is the one to report, and closing rolls back as well.
             pass
 
-    def _checkpoint(self) -> str:
-        """Copy the WAL into the file, waiting for nobody. Returns "" or why appending must end.
+    def _checkpoint(self) -> Delivery | None:
+        """Copy the WAL into the file, waiting for nobody. Returns why appending must end, if so.
 
         FULL rather than PASSIVE because it holds the write lock: no other writer can reset the
         WAL meanwhile. A reader in the middle of it leaves a rest for the next time.
@@ -275,12 +259,12 @@ class SqliteWriter:
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             self._connection.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
         except sqlite3.Error as error:
-            return f"{self._path}: checkpoint failed: {_explain(error)}"
+            return Delivery(None, f"{self._path}: checkpoint failed: {_explain(error)}")
         # What is on disk is not read again here. Kept in the page cache it makes each checkpoint
         # slower than the one before: 28 ms at first, 113 ms at 0.8 GB.
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         self._wal_bytes = CHECKPOINT_BYTES // 2 if busy else 0
-        return ""
+        return None
 
 
 class SqliteReader:
@@ -373,6 +357,12 @@ def _check_file(path: Path) -> None:
         if path.exists():
             with path.open("rb") as file:
                 header = file.read(_HEADER_BYTES)
+                links = os.fstat(file.fileno()).st_nlink
+            if links > 1:
+                raise JournalRefused(
+                    f"{path}: the file has {links} names (hard links), and SQLite's locks know "
+                    "only one: remove the others"
+                )
     except OSError as error:
         raise JournalRefused(
             f"{path}: {error.strerror}: choose another --journal or fix its permissions"

@@ -29,10 +29,12 @@ class Delivery:
     """The fate of one append: its offset, or an error with what is known.
 
     With an error the value may or may not have reached the journal; only reading it tells.
+    `foreign_writer` says that somebody else appended: another leader, then.
     """
 
     offset: int | None
     error: str = ""
+    foreign_writer: bool = False
 
 
 DeliveryCallback = Callable[[Delivery], None]

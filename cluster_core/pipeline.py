@@ -91,6 +91,7 @@ class Pipeline:
             )
         self.counted = position
         self.stopped_because = ""
+        self.deposed = False
         self.skipped_records = 0
         self.batches = 0
         self._sealed = position
@@ -195,7 +196,10 @@ class Pipeline:
             raise InvariantViolated("the journal reported an append that is not in flight")
         batch = self._in_flight[0]
         if delivery.offset is None:
-            self.stop(delivery.error or "the journal acknowledged without an offset")
+            self.stop(
+                delivery.error or "the journal acknowledged without an offset",
+                deposed=delivery.foreign_writer,
+            )
         elif delivery.offset < self.counted.next_offset:
             self.stop(
                 f"the journal stored a batch at offset {delivery.offset}, "
@@ -214,11 +218,13 @@ class Pipeline:
                 judgement = judge(position, record.offset, open_batch(record.value))
                 position = judgement.position
                 if judgement.verdict is Verdict.STOP:
-                    self.stop(f"journal offset {record.offset}: {judgement.reason}")
+                    self.stop(f"journal offset {record.offset}: {judgement.reason}", deposed=True)
                     return
                 if record.offset == offset:
                     if judgement.verdict is not Verdict.COUNTS or record.value != batch.value:
-                        self.stop(f"epoch {position.epoch} was taken by another leader")
+                        self.stop(
+                            f"epoch {position.epoch} was taken by another leader", deposed=True
+                        )
                         return
                     self._count(batch, position)
                     return
@@ -281,11 +287,15 @@ class Pipeline:
         """Used part of the command ring, 0 to 1."""
         return (self._commands.published - self._applied.sequence) / self._commands.capacity
 
-    def stop(self, reason: str) -> None:
-        """End this leadership for good and tell every unanswered caller what it may conclude."""
+    def stop(self, reason: str, *, deposed: bool = False) -> None:
+        """End this leadership for good and tell every unanswered caller what it may conclude.
+
+        `deposed`: because somebody else leads, not for a fault.
+        """
         if self.stopped_because:
             return
         self.stopped_because = reason
+        self.deposed = deposed
         unknown, not_run = list(self._unanswered), list(self._waiting)
         self._unanswered.clear()
         self._waiting.clear()

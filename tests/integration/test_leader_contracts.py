@@ -1,5 +1,6 @@
 """Both contracts against a real leader: what existing clients rely on, and bad input."""
 
+import itertools
 import socket
 import uuid
 from collections.abc import Iterator
@@ -121,6 +122,55 @@ def test_an_unset_oneof_is_an_invalid_command_and_costs_the_stream_nothing(
     account = create(channel)
     replies = bank(channel, {}, {"depositCommand": {"id": account, "amount": 1}})
     assert sorted(replies) == [(0, "0::Deposit success", ""), (400, "Invalid command", "")]
+
+
+def test_bytes_that_are_no_command_end_the_stream_after_all_earlier_replies(
+    channel: grpc.Channel,
+) -> None:
+    account = create(channel)
+    deposit = balance_pb2.BalanceCommand(depositCommand={"id": account, "amount": 1})
+    method = "/gc.garcol.bank.proto.BalanceCommandService/sendCommand"
+    call: Any = channel.stream_stream(method)
+    requests = [deposit.SerializeToString()] * 50 + [b"\xff\xff"]
+    replies = call(iter(requests), timeout=DEADLINE_S)
+    answered = sum(1 for _ in itertools.islice(replies, 50))
+    with pytest.raises(grpc.RpcError) as error:
+        next(replies)
+    assert reason(error.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert (answered, balance(channel, account)) == (50, 50)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ringledger.v1.CommandService/Execute",
+        "ringledger.v1.CommandService/ExecuteBatch",
+        "ringledger.v1.QueryService/GetAccount",
+    ],
+)
+def test_bytes_that_are_no_request_are_invalid_arguments(
+    channel: grpc.Channel, method: str
+) -> None:
+    call: Any = channel.unary_unary(f"/{method}")
+    with pytest.raises(grpc.RpcError) as error:
+        call(b"\xff\xff", timeout=DEADLINE_S)
+    assert reason(error.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
+def test_a_correlation_id_beyond_its_limit_is_refused(channel: grpc.Channel) -> None:
+    account = create(channel)
+    [(code, message, _)] = bank(
+        channel, {"depositCommand": {"id": account, "amount": 1, "correlationId": "x" * 5_000}}
+    )
+    assert (code, "at most 4096" in message) == (400, True)
+
+
+def test_a_negative_typed_amount_is_answered_with_its_status(channel: grpc.Channel) -> None:
+    request = ledger_pb2.ExecuteRequest(
+        command={"deposit": {"credit_account": create(channel), "amount": -1}}
+    )
+    reply = ledger_pb2_grpc.CommandServiceStub(channel).Execute(request).reply
+    assert reply.status == ledger_pb2.STATUS_AMOUNT_NOT_POSITIVE
 
 
 def test_ids_and_amounts_at_the_edges_of_64_bits_are_refused(channel: grpc.Channel) -> None:

@@ -100,7 +100,7 @@ def test_a_failing_callback_ends_the_writer(path: Path, monkeypatch: pytest.Monk
         raise RuntimeError("the caller's fault")
 
     writer = journal.writer(0, fail)
-    writer.append(bytes(sqlite_journal.AT_ONCE_BYTES + 1))
+    writer.append(b"value")
     assert failed.wait(DEADLINE_S)
     with pytest.raises(JournalStopped):
         writer.append(b"late")

@@ -18,10 +18,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cluster_core.batch import Kind, open_batch
 from cluster_core.record import COMMAND, REPLY, Operation, Status
-from proto import ledger_pb2, ledger_pb2_grpc
+from proto import balance_pb2, balance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 from tests.leader_process import LeaderProcess, journal_url
 
 DEADLINE_S = 30.0
@@ -283,11 +284,84 @@ def test_a_full_disk_ends_the_leader_with_one_line_and_loses_no_answer(tmp_path:
         load = Load(leader.address, batch=500)
         code, log = leader.wait_exit()
         load.finish()
-    assert code == 3
+    assert code == 1
     assert "the disk" in log
     assert load.error is not None
     with LeaderProcess(journal) as leader:
         check_retry(load, leader.wait_ready().address)
+
+
+def test_sigterm_while_waiting_for_silence_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    journal = journal_url(tmp_path)
+    with LeaderProcess(journal) as leader:
+        leader.wait_ready().kill()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database:
+        [before] = database.execute("SELECT next FROM head").fetchone()
+        with LeaderProcess(journal, "--election-timeout-s", "600") as waiting:
+            assert waiting.process.stderr is not None
+            assert b"replayed" in waiting.process.stderr.readline()
+            waiting.signal(signal.SIGTERM)
+            code, log = waiting.wait_exit()
+        assert (code, "Traceback" in log) == (0, False)
+        assert "stopped before it led" in log
+        assert database.execute("SELECT next FROM head").fetchone() == (before,)
+
+
+def test_a_journal_under_two_names_is_refused(tmp_path: Path) -> None:
+    path = _make_ledger(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "journal.db").hardlink_to(path)
+    with LeaderProcess(journal_url(other)) as leader:
+        code, log = leader.wait_exit()
+    assert code == 1
+    assert "hard links" in log
+
+
+def test_a_client_that_never_reads_is_not_read_either(tmp_path: Path) -> None:
+    with LeaderProcess(journal_url(tmp_path)) as leader:
+        leader.wait_ready()
+        sent = threading.Semaphore(0)
+
+        def endless() -> Iterator[balance_pb2.BalanceCommand]:
+            while True:
+                sent.release()
+                yield balance_pb2.BalanceCommand(
+                    depositCommand={"amount": 2**63, "correlationId": "x" * 4_000}
+                )
+
+        with grpc.insecure_channel(leader.address) as channel:
+            call = balance_pb2_grpc.BalanceCommandServiceStub(channel).sendCommand(endless())
+            while sent.acquire(timeout=2):
+                pass
+            [memory] = [
+                int(line.split()[1])
+                for line in Path(f"/proc/{leader.process.pid}/status").read_text().splitlines()
+                if line.startswith("VmRSS")
+            ]
+            call.cancel()
+        assert memory < 400_000
+        assert status(leader.address).epoch == 1
+
+
+def test_the_limit_of_streams_is_said_and_health_is_answered_all_the_same(
+    tmp_path: Path,
+) -> None:
+    with LeaderProcess(journal_url(tmp_path), "--max-streams", "3") as leader:
+        submit(leader.wait_ready().address, create_account())
+        loads = [Load(leader.address, in_flight=1) for _ in range(3)]
+        for load in loads:
+            load.wait_some()
+        with pytest.raises(grpc.RpcError) as error:
+            submit(leader.address, deposits(1))
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with grpc.insecure_channel(leader.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            assert stub.Check(health_pb2.HealthCheckRequest(service="")).status == 1
+        for load in loads:
+            load.finish()
+        [replies] = submit(leader.address, deposits(1))
+        assert replies["status"][0] == Status.OK
 
 
 def _make_ledger(folder: Path) -> Path:
