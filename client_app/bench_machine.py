@@ -29,7 +29,7 @@ _START_TIMEOUT_S: Final = 180.0
 _STOP_TIMEOUT_S: Final = 30.0
 _RUN_TIMEOUT_S: Final = 1_800.0
 _GO_TIMEOUT_S: Final = 600.0
-_READY: Final = re.compile(r"ready leader address=(\S+) epoch=\d+ applied=\d+")
+_READY: Final = re.compile(r"ready (?:leader|echo) address=(\S+) epoch=\d+ applied=\d+")
 _ERROR_CHARACTERS: Final = 2_000
 _PACKAGES: Final = ("numpy", "numba", "blake3", "grpcio", "protobuf", "uvloop")
 
@@ -76,9 +76,27 @@ def fresh_folder() -> Iterator[Path]:
 @contextmanager
 def fresh_leader() -> Iterator[Leader]:
     """A leader on an empty SQLite journal, stopped cleanly afterwards. Raises RunFailed."""
-    with fresh_folder() as folder, (ROOT / folder / "leader.log").open("w") as log:
+    with fresh_folder() as folder:
         journal = f"sqlite:///{folder / 'journal.db'}"
-        arguments = ("cluster_app", "leader", "--journal", journal, "--listen", "127.0.0.1:0")
+        with _server(
+            folder, ("cluster_app", "leader", "--journal", journal, "--listen", "127.0.0.1:0")
+        ) as leader:
+            yield leader
+
+
+@contextmanager
+def fresh_echo() -> Iterator[Leader]:
+    """A bare echo of the bank query in a leader's place. Raises RunFailed."""
+    with (
+        fresh_folder() as folder,
+        _server(folder, ("cluster_app", "measure", "echo", "--listen", "127.0.0.1:0")) as echo,
+    ):
+        yield echo
+
+
+@contextmanager
+def _server(folder: Path, arguments: tuple[str, ...]) -> Iterator[Leader]:
+    with (ROOT / folder / "leader.log").open("w") as log:
         start = time.perf_counter()
         process = subprocess.Popen(
             (sys.executable, "-m", *arguments),

@@ -26,6 +26,7 @@ from client_app.bench_machine import (
     describe_machine,
     describe_versions,
     find_ghz,
+    fresh_echo,
     fresh_folder,
     fresh_leader,
     run_ghz,
@@ -168,6 +169,21 @@ def _ghz(service: str, data: str, *, deposits: bool) -> Callable[[Options], Outc
     return measure
 
 
+def _ghz_echo(options: Options) -> Outcome:
+    """The same calls to a server that does nothing: grpc.aio's own limit on this machine."""
+    ghz = find_ghz(options.ghz)
+    parameters = {"concurrency": 200, "connections": 8, "calls": options.count(60_000)}
+    with fresh_echo() as echo:
+        command, result = run_ghz(
+            ghz,
+            *("--insecure", "--proto", "proto/balance.proto"),
+            *("--call", "gc.garcol.bank.proto.BalanceQueryService/sendQuery", "-d", _QUERY_DATA),
+            *("-c", "200", "--connections", "8", "-n", str(parameters["calls"])),
+            *("-O", "json", echo.address),
+        )
+    return Outcome((echo.command, command), parameters, {"rate": result["rps"]}, result)
+
+
 def _totals(address: str) -> Totals:
     async def ask() -> Totals:
         async with open_channel(address) as channel:
@@ -278,6 +294,11 @@ ROWS: Final = (
         "bank-1",
         _rate("bank contract, 64 streams, 1 in flight each", 25e3, 45e3),
         _client(100_000, *_BANK, "--in-flight", "1"),
+    ),
+    Row(
+        "ghz-echo",
+        _rate("ghz, bare grpc.aio echo, the same calls", None, None),
+        _ghz_echo,
     ),
     Row(
         "ghz-query",

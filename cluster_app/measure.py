@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from cluster_app.election import JournalFollower
 from cluster_app.errors import Fault, UsageError
+from cluster_app.measure_echo import serve_echo
 from cluster_app.memory import keep_freed_memory
 from cluster_app.sqlite_journal import SqliteJournal
 from cluster_core.batch import CHAIN_START, EpochStart, Kind, LedgerParameters, seal
@@ -72,10 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     _add(replay, "--accounts", 100_000, "at most; never over a quarter of the commands")
     _add(replay, "--batch", KERNEL_BATCH, "commands a batch")
     replay.add_argument("--folder", metavar="PATH", help="for the journal (the system's own)")
+    echo = parts.add_parser("echo", help="serve a bare gRPC echo of the bank query, until SIGTERM")
+    echo.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="(%(default)s)")
     for part in (kernel, replay):
         part.add_argument("--seed", type=int, default=1, metavar="N", help="(%(default)s)")
         part.add_argument("--json", action="store_true", help="one JSON object as the last line")
     given = parser.parse_args(arguments)
+    if given.what == "echo":
+        serve_echo(given.listen)
+        return 0
     _check(given)
     keep_freed_memory()
     if given.what == "kernel":
