@@ -14,6 +14,7 @@ from cluster_app.ingress import Ingress
 from cluster_app.rpc import Context, Refusal, not_parsed
 from cluster_core.record import (
     AMOUNT_MAX,
+    COMMAND_FIELDS,
     DEFAULT_ASSET,
     REPLY_BYTES,
     Operation,
@@ -25,7 +26,6 @@ from proto import balance_pb2
 COMMAND_SERVICE: Final = "gc.garcol.bank.proto.BalanceCommandService"
 QUERY_SERVICE: Final = "gc.garcol.bank.proto.BalanceQueryService"
 
-_COMMAND: Final = struct.Struct("<16sQQqQIHHII")
 _NO_ID: Final = bytes(16)
 _REPLY: Final = struct.Struct("<QQqqqHHI")
 _BAD_REQUEST: Final = 400
@@ -86,7 +86,7 @@ class BankCodec:
             return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_LONG}", "")
         if amount > AMOUNT_MAX:
             return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{_TOO_MUCH}", command.correlationId)
-        packed = _COMMAND.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
+        packed = COMMAND_FIELDS.pack(_NO_ID, debit, credit, amount, 0, asset, operation, 0, 0, 0)
         return packed, (operation, command.correlationId, debit, credit)
 
     def encode(self, token: Token, replies: memoryview, ledger_time_ns: int) -> bytes:

@@ -1,13 +1,10 @@
 """Typed commands and replies of `ringledger.v1` to and from the packed records."""
 
-import struct
-from typing import Any, Final
+from typing import Any
 
 from cluster_core.errors import InvalidCommands
-from cluster_core.record import Operation, ReplyFlag
+from cluster_core.record import COMMAND_FIELDS, Operation, ReplyFlag
 from proto import ledger_pb2
-
-_COMMAND: Final = struct.Struct("<16sQQqQIHHII")
 
 
 def pack_command(index: int, command: ledger_pb2.Command) -> bytes:
@@ -42,7 +39,7 @@ def pack_command(index: int, command: ledger_pb2.Command) -> bytes:
             reference = _symbol(index, command.register_asset.symbol)
         case _:
             raise InvalidCommands(index, "no operation is set")
-    return _COMMAND.pack(
+    return COMMAND_FIELDS.pack(
         command.command_id,
         debit,
         credit,

@@ -87,7 +87,7 @@ def _fetch_ahead(
 ) -> None:
     """Hash the ids of commands [first, end) and fetch what those commands will touch.
 
-    `hashes` u64 [2, chunk]: of the commands, and of the ids that they will evict.
+    `hashes` u64 [chunk] keeps the hash of each command's id.
     """
     capacity = ids.shape[0]
     known = np.uint64(ledger[0].accounts)
@@ -95,12 +95,11 @@ def _fetch_ahead(
     for row in range(first, end):
         place = row - first
         hashed = hash_id(words[row, 0], words[row, 1], seed)
-        hashes[0, place] = hashed
+        hashes[place] = hashed
         prefetch(table, np.int64(hashed >> shift))
         if entries + place >= capacity:
             slot = (entries + place) & (capacity - 1)
             leaving = hash_id(ids[slot, 0], ids[slot, 1], seed)
-            hashes[1, place] = leaving
             prefetch(table, np.int64(leaving >> shift))
         if words[row, 2] <= known:
             prefetch(accounts, np.int64(words[row, 2]))
@@ -206,7 +205,7 @@ def _execute(
         array_type(REPLY),
         array_type(np.uint64),
         types.uint64,
-        array_type(np.uint64, 2),
+        array_type(np.uint64),
     )
 )
 def apply_batch(
@@ -260,7 +259,7 @@ def apply_batch(
                     assets,
                 )
                 continue
-            hashed = hashes[0, row - first]
+            hashed = hashes[row - first]
             slot = find(table, shift, ids, id_0, id_1, hashed)
             if slot != NOT_FOUND:
                 if fingerprints[slot] == fingerprint(words, row):

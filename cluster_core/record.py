@@ -29,6 +29,7 @@ ACCOUNT's first 64 bytes are one cache line: all that a transfer touches. The de
 not stored: it is `credits_total - posted`.
 """
 
+import struct
 from enum import IntEnum, IntFlag
 from typing import Final
 
@@ -142,6 +143,9 @@ ASSET: Final = np.dtype(
     }
 )
 
+COMMAND_FIELDS: Final = struct.Struct("<16sQQqQIHHII")
+"""COMMAND for one command at a time: the id whole, then the fields in the drawing's order."""
+
 COMMAND_BYTES: Final = 64
 REPLY_BYTES: Final = 48
 ACCOUNT_BYTES: Final = 128
@@ -149,6 +153,7 @@ ASSET_BYTES: Final = 64
 
 for _dtype, _size in (
     (COMMAND, COMMAND_BYTES),
+    (COMMAND, COMMAND_FIELDS.size),
     (REPLY, REPLY_BYTES),
     (ACCOUNT, ACCOUNT_BYTES),
     (ASSET, ASSET_BYTES),

@@ -46,7 +46,7 @@ class StateMachine:
         self._accounts = sparse_array(parameters.account_capacity + 1, ACCOUNT)
         self._assets = sparse_array(MAX_ASSETS, ASSET)
         self._window = RecentCommands(parameters, hash_seed)
-        self._hashes = np.zeros((2, CHUNK), np.uint64)
+        self._hashes = np.zeros(CHUNK, np.uint64)
         self._scratch = np.zeros(MAX_MESSAGE_COMMANDS, REPLY)
         self._register_default_asset()
 
@@ -84,7 +84,9 @@ class StateMachine:
         )
 
     def apply(self, commands: npt.NDArray[Any], timestamp_ns: int) -> npt.NDArray[Any]:
-        """Apply a batch of at most 8,192 commands and return its REPLY [n], in order."""
+        """Apply a batch and return its REPLY [n], in order. Raises ValueError over 8,192."""
+        if len(commands) > len(self._scratch):
+            raise ValueError(f"a batch has at most {len(self._scratch)} commands")
         first = self.applied
         self.apply_into(commands, timestamp_ns, self._scratch)
         slots = np.arange(first, self.applied) & (len(self._scratch) - 1)
