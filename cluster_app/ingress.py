@@ -125,11 +125,6 @@ class Ingress:
         for route in list(self._routes):
             route.end_of_term(reason)
 
-    @property
-    def streams(self) -> int:
-        """Command streams that are open."""
-        return len(self._routes)
-
 
 class NativeCodec:
     """`ringledger.v1.CommandService/Submit`: packed commands in, packed replies out."""

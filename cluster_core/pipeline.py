@@ -282,11 +282,6 @@ class Pipeline:
         """True when nothing waits and nothing is in flight."""
         return not self._waiting and not self._in_flight
 
-    @property
-    def ring_fill(self) -> float:
-        """Used part of the command ring, 0 to 1."""
-        return (self._commands.published - self._applied.sequence) / self._commands.capacity
-
     def stop(self, reason: str, *, deposed: bool = False) -> None:
         """End this leadership for good and tell every unanswered caller what it may conclude.
 
