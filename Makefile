@@ -15,12 +15,18 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
-.PHONY: help setup run-leader test check format proto bench clean
+.PHONY: help setup setup-dev down-dev run-leader test check format proto bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Create .venv with the program and the developers' tools
+
+setup-dev: $(DEV) ## Start Kafka and PostgreSQL for development on loopback
+	@exec $(RUN) tests.dev_services up
+
+down-dev: $(DEV) ## Stop what setup-dev started; the data stay
+	@exec $(RUN) tests.dev_services down
 
 run-leader: $(RUNTIME) ## Run a leader; takes RINGLEDGER_* variables and ARGS="--flag value"
 	@exec $(RUN) cluster_app leader $(ARGS)
@@ -75,5 +81,5 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(DEV): pyproject.toml constraints.txt $(RUNTIME)
 	@echo "Installing the developers' tools into $(VENV)"
-	@$(PIP_INSTALL) --group dev
+	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka]' --group dev
 	@touch $@

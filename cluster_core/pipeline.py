@@ -295,6 +295,7 @@ class Pipeline:
         self._unanswered.clear()
         self._waiting.clear()
         self._in_flight.clear()
+        self._writer.purge()
         for _, route, token in unknown:
             route.failed(token, Fate.UNKNOWN, reason)
         for _, route, token in not_run:

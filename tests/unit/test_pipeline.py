@@ -43,11 +43,15 @@ class HeldWriter:
     def __init__(self, journal: MemoryJournal) -> None:
         self.held: deque[Delivery] = deque()
         self.values: list[bytes] = []
+        self.purged = False
         self._writer = journal.writer(0, self.held.append)
 
     def append(self, value: bytes) -> None:
         self.values.append(value)
         self._writer.append(value)
+
+    def purge(self) -> None:
+        self.purged = True
 
     def close(self) -> None:
         self._writer.close()
