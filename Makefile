@@ -76,10 +76,10 @@ $(VENV)/bin/python:
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the program needs into $(VENV)"
 	@$(PIP_INSTALL) pip setuptools
-	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(RUNTIME)
 	@echo "Installing the developers' tools into $(VENV)"
-	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka]' --group dev
+	@$(PIP_INSTALL) --group dev
 	@touch $@
