@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import structlog
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -28,7 +27,7 @@ from confluent_kafka.admin import AdminClient
 
 from cluster_app.errors import UsageError
 from cluster_app.kafka_options import KafkaOptions, check_properties, read_url
-from cluster_app.kafka_topic import REQUEST_TIMEOUT_S, Topic, open_topic
+from cluster_app.kafka_topic import REQUEST_TIMEOUT_S, ClientErrors, Topic, open_topic
 from cluster_core.errors import JournalFault, JournalStopped, OffsetTrimmed
 from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord
 
@@ -39,6 +38,9 @@ END_TIMEOUT_S: Final = 30.0
 """How long the end of the log is asked for: a partition's own election takes seconds."""
 
 _POLL_S: Final = 0.05
+_TOLD_MAX: Final = 16
+"""Errors of one poll that a reader looks at."""
+
 _NS_PER_MS: Final = 1_000_000
 
 _EVERYWHERE: Final[Mapping[str, Any]] = {
@@ -75,6 +77,8 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "queued.max.messages.kbytes": 64 << 10,
     # after the queue was full librdkafka waits this long, by default a second
     "fetch.queue.backoff.ms": 2,
+    # the topic was seen before: one that is gone is told sooner than after 30 s
+    "topic.metadata.propagation.max.ms": 5_000,
 }
 
 
@@ -96,14 +100,15 @@ class KafkaJournal:
         brokers, name = read_url(url)
         check_properties("--kafka-properties", options.properties)
         self.url: Final = url
+        self._errors = ClientErrors()
         self._properties: Final[dict[str, Any]] = {
             **_EVERYWHERE,
-            "error_cb": _log_error,
+            "error_cb": self._errors,
             **options.properties,
             "bootstrap.servers": brokers,
         }
         admin = _client(AdminClient, self._properties)
-        self._topic: Final[Topic] = open_topic(admin, url, name, options, stopping)
+        self._topic: Final[Topic] = open_topic(admin, url, name, options, self._errors, stopping)
         self._lock = threading.Lock()
         self._consumer = _client(Consumer, {**self._properties, **_CONSUMER})
         self._spares: deque[Producer] = deque()
@@ -123,9 +128,15 @@ class KafkaJournal:
         end = self.end_offset()
         if offset > end:
             raise OffsetTrimmed(f"offset {offset} is beyond the end {end} of {self.url}")
-        consumer = _client(Consumer, {**self._properties, **_CONSUMER})
+        told: deque[KafkaError] = deque(maxlen=_TOLD_MAX)
+
+        def take_error(error: KafkaError) -> None:
+            self._errors(error)
+            told.append(error)
+
+        consumer = _client(Consumer, {**self._properties, **_CONSUMER, "error_cb": take_error})
         consumer.assign([TopicPartition(self._topic.name, 0, offset)])
-        return KafkaReader(self, consumer, offset)
+        return KafkaReader(self, consumer, offset, told)
 
     def prepare_writers(self, count: int) -> None:
         """Begin to connect `count` producers: each takes half a second to get its Kafka id."""
@@ -251,8 +262,12 @@ class KafkaWriter:
 class KafkaReader:
     """Reads the partition from an offset on, from any one thread at a time."""
 
-    def __init__(self, journal: KafkaJournal, consumer: Consumer, offset: int) -> None:
+    def __init__(
+        self, journal: KafkaJournal, consumer: Consumer, offset: int, told: deque[KafkaError]
+    ) -> None:
         self._journal = journal
+        # what the consumer tells beside its messages, filled while it is polled
+        self._told = told
         self._consumer = consumer
         self._offset = offset
         self._failed: KafkaError | None = None
@@ -290,6 +305,8 @@ class KafkaReader:
         # rest is what has come with it
         first = self._consumer.poll(timeout_s)
         if first is None:
+            while self._told:
+                self._raise_if_lasting(self._told.popleft())
             return []
         messages = [first]
         if max_records > 1:
@@ -314,7 +331,8 @@ class KafkaReader:
                 f"offset {self._offset} of {url} is not kept: the topic has {start} .. {end}"
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
-            raise JournalFault(f"{url}: the topic is gone: {_text(error)}")
+            # a broker that has just come back may know the topic only a moment later
+            self._journal._watermarks()
         if code in (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION):
             raise JournalFault(f"{url}: offset {self._offset} is damaged: {_text(error)}")
         if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):
@@ -335,11 +353,11 @@ def _client(kind: Callable[[dict[str, Any]], Any], properties: dict[str, Any]) -
     try:
         return kind(properties)
     except (KafkaException, ValueError, TypeError) as error:
-        raise UsageError(f"--kafka-properties: {_text(error.args[0])}") from None
-
-
-def _log_error(error: KafkaError) -> None:
-    structlog.get_logger().warning("kafka", code=error.name(), reason=error.str())
+        text = _text(error.args[0])
+        for value in properties.values():
+            # librdkafka repeats some wrong values, and a secret may stand in a wrong place
+            text = text.replace(f'"{value}"', "(not shown)")
+        raise UsageError(f"--kafka-properties: {text}") from None
 
 
 def _text(error: object) -> str:

@@ -238,6 +238,17 @@ def test_another_leader_between_two_batches_ends_the_term_unanswered() -> None:
     assert leader.state.applied == 0
 
 
+def test_a_foreign_record_ends_the_term_and_is_named_by_its_offset() -> None:
+    leader = Leadership()
+    leader.append_foreign(b"not a batch")
+    leader.submit(1, "late")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert leader.pipeline.stopped_because.startswith("journal offset 1: ")
+    assert leader.caller.fates == [("late", Fate.UNKNOWN)]
+    assert leader.writer.purged
+
+
 def test_a_heartbeat_is_only_written_when_nothing_is_in_flight() -> None:
     leader = Leadership()
     leader.submit(1)
