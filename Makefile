@@ -15,7 +15,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
-.PHONY: help setup setup-dev down-dev run-leader test check format proto bench clean
+.PHONY: help setup setup-dev down-dev run-leader test check format proto bench bench-kafka clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ proto: $(DEV) ## Generate proto/*_pb2* from proto/*.proto
 
 bench: $(RUNTIME) ## Measure a leader, print the table, write it under build/
 	@exec $(RUN) client_app.bench_suite $(ARGS)
+
+bench-kafka: $(DEV) ## Measure on Kafka journals, beside SQLite and PostgreSQL
+	@exec $(RUN) tests.bench_durability $(ARGS)
 
 clean: ## Remove build/ and caches; keeps .venv and data/
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

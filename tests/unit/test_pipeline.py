@@ -152,6 +152,7 @@ def test_a_message_is_never_split_over_batches() -> None:
     leader.pipeline.journal_waiting()
     for token, count in enumerate((5_000, 3_000, 500)):
         leader.submit(count, token)
+    leader.deliver()
     leader.pipeline.journal_waiting()
     assert [open_batch(value).count for value in leader.writer.values] == [1, 8_000, 500]
 
