@@ -1,16 +1,29 @@
 """The benchmark programs, run as a user runs them, with tiny counts: they work and add up."""
 
 import json
+import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from client_app import bench_suite
+from client_app.bench_commands import FUNDS
+from client_app.bench_machine import SQLITE
+from cluster_app.journals import open_journal
+from cluster_core.batch import HEADER_BYTES, EpochStart, LedgerParameters
+from cluster_core.record import COMMAND_BYTES
+from tests import bench_durability, bench_postgres
 from tests.leader_process import LeaderProcess, journal_url
+from tests.server_process import port_is_free
+from tests.services import KafkaCluster, Postgres
 
 LIMIT_S = 100
 
@@ -111,6 +124,19 @@ def test_replay_reads_every_batch_of_its_journal(batch: int, batches: int, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_replay_fills_the_empty_journal_that_it_is_given_and_no_other(journal: str) -> None:
+    counts = ("--accounts", "10", "--commands", "300", "--batch", "64")
+    result = last_object("cluster_app", "measure", "replay", *counts, "--journal", journal)
+    assert (result["commands"], result["batches"]) == (300, 9)
+    start = EpochStart("measure", "127.0.0.1:0", LedgerParameters()).pack()
+    assert result["journal_bytes"] == 9 * HEADER_BYTES + 300 * COMMAND_BYTES + len(start)
+    with closing(open_journal(journal)) as kept:
+        assert kept.end_offset() == 9
+    again = run("cluster_app", "measure", "replay", *counts, "--journal", journal)
+    assert again.returncode == 2
+    assert f"--journal {journal} isn't empty" in again.stderr
+
+
 def test_measure_refuses_counts_that_make_no_sense() -> None:
     done = run("cluster_app", "measure", "replay", "--batch", "8193")
     assert done.returncode == 2
@@ -139,3 +165,198 @@ def test_a_missed_floor_is_a_high_time_or_a_low_rate() -> None:
     assert not rate.misses_floor(1_000)
     assert time_ms.misses_floor(3.1)
     assert not time_ms.misses_floor(3)
+
+
+def test_the_suite_gives_each_leader_a_topic_and_its_flags_and_deletes_the_topic(
+    kafka: KafkaCluster, kafka_topic: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.json"
+    prefix = f"kafka://{kafka.bootstrap}/{kafka_topic}"
+    done = run(
+        *("client_app.bench_suite", "--only", "single", "--quick", "--json", str(path)),
+        *("--journal", prefix, "--leader-flag=--max-streams=64", "--leader-flag=--node-id=one"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stays" not in done.stderr
+    written = json.loads(path.read_text())
+    [row] = written["rows"]
+    leader = row["commands"][0]
+    assert leader.startswith(f"python -m cluster_app leader --journal {prefix}-")
+    assert leader.endswith(" --max-streams=64 --node-id=one")
+    assert {"confluent-kafka", "librdkafka"} <= set(written["versions"])
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=10).topics
+    assert [name for name in topics if name.startswith(kafka_topic)] == []
+
+
+def test_the_suite_replays_from_the_journal_that_it_is_given(
+    kafka: KafkaCluster, kafka_topic: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.json"
+    prefix = f"kafka://{kafka.bootstrap}/{kafka_topic}"
+    done = run(
+        *("client_app.bench_suite", "--only", "replay-1", "--quick", "--json", str(path)),
+        *("--journal", prefix),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| replay from Kafka, batches of 1 " in done.stdout
+    [row] = json.loads(path.read_text())["rows"]
+    assert f" --journal {prefix}-" in row["commands"][0]
+    assert row["result"]["batches"] == 20_000 + 2
+
+
+def test_a_flag_that_no_leader_takes_fails_the_row(tmp_path: Path) -> None:
+    done = run(
+        *("client_app.bench_suite", "--only", "single", "--json", str(tmp_path / "bench.json")),
+        "--leader-flag=--max-streams=0",
+    )
+    assert done.returncode == 1
+    assert "single failed: the leader did not get ready: " in done.stderr
+    assert "--max-streams must be 1 to 1,000,000" in done.stderr
+
+
+@pytest.mark.parametrize("journal", ["kafka://one:9092", "kafka://one:9092/a b", "data.db"])
+def test_the_suite_refuses_a_journal_that_it_cannot_make_anew(journal: str) -> None:
+    done = run("client_app.bench_suite", "--journal", journal)
+    assert done.returncode == 2
+    assert f"{journal!r}: use sqlite or kafka://HOST:PORT[,...]/PREFIX" in done.stderr
+
+
+def test_floors_and_words_of_a_row_are_those_of_its_journal() -> None:
+    rows = {row.name: row for row in bench_suite.ROWS}
+
+    def goals(name: str, journal: str) -> list[tuple[str, float | None, float | None]]:
+        figures = rows[name].on(journal).figures
+        return [(figure.what.partition(",")[0], figure.floor, figure.aim) for figure in figures]
+
+    kafka = "kafka://one:9092/journal"
+    assert goals("transfers", SQLITE) == [("transfers", 2e6, 4e6)]
+    assert goals("transfers", kafka) == [("transfers", 2.5e6, 5e6)]
+    assert goals("replay-1024", SQLITE) == [("replay from SQLite", 3e6, 6e6)]
+    assert goals("replay-1024", kafka) == [("replay from Kafka", 3e6, 6e6)]
+    assert goals("single", kafka) == goals("single", SQLITE)
+    flushed, single = bench_durability.FLUSHED.own_rows()
+    assert (flushed.name, single.name) == ("flush-transfers", "flush-single")
+    assert [(f.floor, f.aim) for f in flushed.figures] == [(1.2e6, 2.5e6)]
+    assert [f.floor for f in single.figures] == [None, None]
+
+
+@pytest.mark.usefixtures("kafka")  # where no Kafka can run there is nothing to measure
+def test_a_durability_row_has_a_cluster_of_its_own_and_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "bench-kafka.json"
+    done = run("tests.bench_durability", "--only", "kafka-single", "--quick", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "| Kafka, one broker, acks=all (page cache): one command at a time, p99 " in done.stdout
+    written = json.loads(path.read_text())
+    assert {"kafka", "java", "postgres", "librdkafka"} <= set(written["versions"])
+    [row] = written["rows"]
+    assert (row["name"], row["failed"], row["not_measured"]) == ("kafka-single", None, None)
+    assert all(figure["measured"] > 0 for figure in row["figures"])
+    broker = re.search(r"--journal kafka://127\.0\.0\.1:(\d+)/", row["commands"][0])
+    assert broker is not None
+    assert port_is_free(int(broker[1]))
+
+
+def test_the_ratio_is_to_the_median_of_the_peers_runs() -> None:
+    def report(name: str, rate: float | None) -> bench_suite.Report:
+        row = bench_suite.Row(name, (), lambda _: bench_suite.Outcome((), {}, {}, {}))
+        if rate is None:
+            return bench_suite.Report(row, failed="it failed")
+        return bench_suite.Report(row, bench_suite.Outcome((), {}, {"rate": rate}, {}))
+
+    ours = [report("kafka-transfers", 4_000), report("rf3-transfers", 1_000)]
+    peers = [report("postgres", 100), report("postgres", None), report("postgres", 300)]
+    [ratio] = bench_durability.compare([peers[0], ours[0], *peers[1:], ours[1]])
+    assert ratio.outcome is not None
+    assert ratio.outcome.values == {"kafka-transfers": 20.0, "rf3-transfers": 5.0}
+    kafka, replicated = ratio.row.figures
+    assert (kafka.floor, kafka.aim, replicated.floor) == (15, 30, None)
+    assert kafka.misses_floor(14.9)
+    assert not kafka.misses_floor(20)
+    assert bench_durability.compare(ours) == []
+    assert bench_durability.compare(peers) == []
+
+
+@pytest.fixture
+def peer(postgres: Postgres) -> Iterator[str]:
+    """The address of a database with the peer's tables and ten funded accounts."""
+    name = f"peer_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.conninfo, autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}".encode())
+        conninfo = postgres.conninfo.removesuffix("ringledger") + name
+        with psycopg.connect(conninfo) as connection:
+            connection.execute(bench_postgres.SCHEMA)
+            connection.execute("INSERT INTO accounts SELECT id, 100 FROM generate_series(1, 10) id")
+        yield conninfo
+        owner.execute(f"DROP DATABASE {name}".encode())
+
+
+def book(connection: psycopg.Connection, *transfers: tuple[uuid.UUID, int, int, int]) -> int:
+    columns = list(map(list, zip(*transfers, strict=True)))
+    call = "SELECT book_transfers(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[])"
+    [[booked]] = connection.execute(call, columns).fetchall()
+    return int(booked)
+
+
+def balances(connection: psycopg.Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT balance FROM accounts ORDER BY id")]
+
+
+def test_the_peer_books_each_transfer_once(peer: str) -> None:
+    first, second, third = (uuid.uuid4() for _ in range(3))
+    with psycopg.connect(peer, autocommit=True) as connection:
+        assert book(connection, (second, 1, 2, 30), (first, 2, 3, 130), (second, 1, 2, 30)) == 2
+        assert balances(connection)[:4] == [70, 0, 230, 100]
+        assert book(connection, (first, 2, 3, 130), (second, 1, 2, 30)) == 0
+        assert book(connection, (first, 2, 3, 130), (third, 3, 1, 30)) == 1
+        assert balances(connection)[:4] == [100, 0, 200, 100]
+
+
+@pytest.mark.parametrize(
+    ("debit", "credit", "amount", "reason"),
+    [
+        pytest.param(1, 2, 71, "never_below_zero", id="overdraft"),
+        pytest.param(11, 2, 1, "unknown accounts", id="unknown debit account"),
+        pytest.param(1, 11, 1, "unknown accounts", id="unknown credit account"),
+        pytest.param(1, 1, 1, "credit_account", id="one account twice"),
+        pytest.param(1, 2, 0, "amount", id="nothing"),
+    ],
+)
+def test_the_peer_books_nothing_of_a_call_that_must_not_be(
+    peer: str, debit: int, credit: int, amount: int, reason: str
+) -> None:
+    with psycopg.connect(peer, autocommit=True) as connection:
+        good = (uuid.uuid4(), 1, 2, 30)
+        with pytest.raises(psycopg.Error, match=reason):
+            book(connection, good, (uuid.uuid4(), debit, credit, amount))
+        assert balances(connection) == [100] * 10
+        assert book(connection, good) == 1
+
+
+def test_the_peer_is_measured_with_each_number_of_connections(peer: str) -> None:
+    result = bench_postgres.measure(peer, transfers=2_500, accounts=100, seed=1)
+    attempts = result["attempts"]
+    assert tuple(one["connections"] for one in attempts) == bench_postgres.CONNECTIONS
+    rates = [one["transfers_per_second"] for one in attempts]
+    assert result["transfers_per_second"] == max(rates)
+    assert rates[0] == pytest.approx(2_500 / attempts[0]["seconds"], rel=0.01)
+    with psycopg.connect(peer) as connection:
+        assert balances(connection) != [FUNDS] * 100
+        assert sum(balances(connection)) == 100 * FUNDS
+        assert connection.execute("SELECT count(*) FROM transfers").fetchall() == [(2_750,)]
+
+
+def test_a_peer_whose_balances_differ_from_what_was_sent_fails(peer: str) -> None:
+    sent = bench_postgres.make_transfers(50, 10, seed=1)
+    with psycopg.connect(peer, autocommit=True) as connection:
+        connection.execute("UPDATE accounts SET balance = %s", (FUNDS,))
+        [call] = sent.calls()
+        with pytest.raises(bench_postgres.PeerFailed, match="50 transfers were sent, 0 booked"):
+            bench_postgres.check(connection, [sent], 10, 0)
+        result = connection.pgconn.exec_params(
+            b"SELECT book_transfers($1, $2, $3, $4)", call, (2951, 1016, 1016, 1016), (1, 1, 1, 1)
+        )
+        assert result.get_value(0, 0) == b"50"
+        bench_postgres.check(connection, [sent], 10, 50)
+        connection.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
+        with pytest.raises(bench_postgres.PeerFailed, match="balances differ"):
+            bench_postgres.check(connection, [sent], 10, 50)
