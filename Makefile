@@ -15,12 +15,18 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
-.PHONY: help setup run-leader test check format proto bench clean
+.PHONY: help setup setup-dev down-dev run-leader test check format proto bench bench-kafka clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Create .venv with the program and the developers' tools
+
+setup-dev: $(DEV) ## Start Kafka and PostgreSQL for development on loopback
+	@exec $(RUN) tests.dev_services up
+
+down-dev: $(DEV) ## Stop what setup-dev started; the data stay
+	@exec $(RUN) tests.dev_services down
 
 run-leader: $(RUNTIME) ## Run a leader; takes RINGLEDGER_* variables and ARGS="--flag value"
 	@exec $(RUN) cluster_app leader $(ARGS)
@@ -44,6 +50,9 @@ proto: $(DEV) ## Generate proto/*_pb2* from proto/*.proto
 
 bench: $(RUNTIME) ## Measure a leader, print the table, write it under build/
 	@exec $(RUN) client_app.bench_suite $(ARGS)
+
+bench-kafka: $(DEV) ## Measure on Kafka journals, beside SQLite and PostgreSQL
+	@exec $(RUN) tests.bench_durability $(ARGS)
 
 clean: ## Remove build/ and caches; keeps .venv and data/
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -70,7 +79,7 @@ $(VENV)/bin/python:
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the program needs into $(VENV)"
 	@$(PIP_INSTALL) pip setuptools
-	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(RUNTIME)

@@ -1,5 +1,9 @@
-"""What the bench suite runs: a leader of its own, bench, measure and ghz; and on which machine."""
+"""What the bench suite runs: a leader of its own, bench, measure and ghz; and on which machine.
 
+A leader's journal is SQLite's, in a folder under build/, or a new topic of a Kafka that runs.
+"""
+
+import argparse
 import importlib.metadata
 import json
 import os
@@ -13,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +26,9 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = ROOT / "build"
+SQLITE: Final = "sqlite"
+"""In a journal's place: a new file each time."""
+
 GHZ_PACKAGE: Final = "github.com/bojand/ghz/cmd/ghz@v0.120.0"
 
 _START_TIMEOUT_S: Final = 180.0
@@ -29,8 +37,12 @@ _START_TIMEOUT_S: Final = 180.0
 _STOP_TIMEOUT_S: Final = 30.0
 _RUN_TIMEOUT_S: Final = 1_800.0
 _GO_TIMEOUT_S: Final = 600.0
+_DELETE_TIMEOUT_S: Final = 30.0
 _READY: Final = re.compile(r"ready (?:leader|echo) address=(\S+) epoch=\d+ applied=\d+")
 _ERROR_CHARACTERS: Final = 2_000
+_KAFKA: Final = re.compile(r"kafka://[^/\s]+/[A-Za-z0-9._-]{1,200}")
+"""A topic's name has 249 characters at most, and ours need some."""
+
 _PACKAGES: Final = ("numpy", "numba", "blake3", "grpcio", "protobuf", "uvloop")
 
 
@@ -73,14 +85,37 @@ def fresh_folder() -> Iterator[Path]:
         yield Path(folder).relative_to(ROOT)
 
 
+def read_journal(journal: str) -> str:
+    """The text of `--journal`: SQLITE or kafka://HOST:PORT[,...]/PREFIX. Raises for any other."""
+    if journal != SQLITE and _KAFKA.fullmatch(journal) is None:
+        raise argparse.ArgumentTypeError(
+            f"{journal!r}: use {SQLITE} or kafka://HOST:PORT[,...]/PREFIX"
+        )
+    return journal
+
+
 @contextmanager
-def fresh_leader() -> Iterator[Leader]:
-    """A leader on an empty SQLite journal, stopped cleanly afterwards. Raises RunFailed."""
-    with fresh_folder() as folder:
-        journal = f"sqlite:///{folder / 'journal.db'}"
-        with _server(
-            folder, ("cluster_app", "leader", "--journal", journal, "--listen", "127.0.0.1:0")
-        ) as leader:
+def fresh_journal(journal: str, folder: Path) -> Iterator[str]:
+    """The URL of an empty journal: a file in `folder`, or a topic PREFIX-<uuid>.
+
+    The topic is deleted afterwards; who can't delete it is told its name, and the run counts.
+    """
+    if journal == SQLITE:
+        yield f"sqlite:///{folder / 'journal.db'}"
+        return
+    url = f"{journal}-{uuid.uuid4()}"
+    try:
+        yield url
+    finally:
+        _delete_topic(url)
+
+
+@contextmanager
+def fresh_leader(journal: str = SQLITE, flags: Sequence[str] = ()) -> Iterator[Leader]:
+    """A leader on an empty journal, stopped cleanly afterwards. Raises RunFailed."""
+    with fresh_folder() as folder, fresh_journal(journal, folder) as url:
+        arguments = ("--journal", url, "--listen", "127.0.0.1:0", *flags)
+        with _server(folder, ("cluster_app", "leader", *arguments)) as leader:
             yield leader
 
 
@@ -197,9 +232,35 @@ def describe_commit() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of Python, SQLite and the packages whose speed shows."""
+    """Versions of Python, SQLite and the packages whose speed shows; Kafka's client if there."""
     versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
-    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    try:
+        import confluent_kafka
+    except ModuleNotFoundError:
+        return versions
+    versions["confluent-kafka"] = importlib.metadata.version("confluent-kafka")
+    return versions | {"librdkafka": str(confluent_kafka.libversion()[0])}
+
+
+def _delete_topic(url: str) -> None:
+    # Only who measures on Kafka needs its client.
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    brokers, _, topic = url.removeprefix("kafka://").partition("/")
+    admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0})
+    asked = admin.delete_topics(
+        [topic], operation_timeout=_DELETE_TIMEOUT_S, request_timeout=_DELETE_TIMEOUT_S
+    )
+    try:
+        asked[topic].result(2 * _DELETE_TIMEOUT_S)
+    except (KafkaException, TimeoutError) as error:
+        cause = error.args[0] if error.args else "no answer"
+        # A leader that never reached Kafka has made none.
+        unknown = KafkaError.UNKNOWN_TOPIC_OR_PART
+        if not (isinstance(cause, KafkaError) and cause.code() == unknown):
+            print(f"the topic {topic} stays, delete it: {cause}", file=sys.stderr, flush=True)
 
 
 def _await_ready(process: subprocess.Popen[str], log: str) -> str:

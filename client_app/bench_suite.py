@@ -1,7 +1,7 @@
 """`make bench`: every figure that the engine must reach, measured, as a table and as JSON.
 
-Each row that needs a leader gets a fresh one, on an empty SQLite journal, on this machine: client
-and leader share its cores. A missed floor is marked and is no failure; a run that failed is.
+Each row that needs a leader gets a fresh one, on an empty journal, on this machine: client and
+leader share its cores. A missed floor is marked and is no failure; a run that failed is.
 """
 
 import argparse
@@ -13,13 +13,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from client_app.bench_machine import (
     BUILD,
+    SQLITE,
+    Leader,
     NotMeasured,
     RunFailed,
     describe_commit,
@@ -28,7 +31,9 @@ from client_app.bench_machine import (
     find_ghz,
     fresh_echo,
     fresh_folder,
+    fresh_journal,
     fresh_leader,
+    read_journal,
     run_ghz,
     run_json,
 )
@@ -57,8 +62,8 @@ class Figure:
 
     @property
     def more_is_better(self) -> bool:
-        """Rates are to be high, times and sizes low."""
-        return self.unit == "/s"
+        """Rates and ratios are to be high, times and sizes low."""
+        return self.unit in ("/s", "x")
 
     def misses_floor(self, value: float) -> bool:
         """True when `value` is worse than the floor."""
@@ -88,12 +93,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line."""
+    """The command line. `journal` is SQLITE or kafka://HOST:PORT/PREFIX."""
 
     only: Sequence[str]
     quick: bool
     ghz: Path | None
     json: Path
+    journal: str = SQLITE
+    leader_flags: Sequence[str] = ()
+
+    def leader(self) -> AbstractContextManager[Leader]:
+        """A leader on an empty journal."""
+        return fresh_leader(self.journal, self.leader_flags)
 
     def count(self, count: int) -> int:
         """A tenth with --quick."""
@@ -102,11 +113,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: how, and which figures it gives."""
+    """One run: how, and which figures it gives; `on_kafka` are those of a Kafka journal."""
 
     name: str
     figures: Sequence[Figure]
     measure: Callable[[Options], Outcome]
+    on_kafka: Sequence[Figure] = ()
+
+    def on(self, journal: str) -> "Row":
+        """The row with the figures of that journal."""
+        return self if journal == SQLITE else replace(self, figures=self.on_kafka or self.figures)
 
 
 @dataclass
@@ -129,7 +145,7 @@ def _client(commands: int, *flags: str, warm_up: int | None = None) -> Callable[
     def measure(options: Options) -> Outcome:
         warm = () if warm_up is None else ("--warm-up", str(options.count(warm_up)))
         counts = ("--commands", str(options.count(commands)), *warm)
-        with fresh_leader() as leader:
+        with options.leader() as leader:
             command, result = run_json(
                 "client_app", "bench", "--target", leader.address, *flags, *counts
             )
@@ -145,7 +161,7 @@ def _ghz(service: str, data: str, *, deposits: bool) -> Callable[[Options], Outc
     def measure(options: Options) -> Outcome:
         ghz = find_ghz(options.ghz)
         parameters = {"concurrency": 200, "connections": 8, "calls": options.count(60_000)}
-        with fresh_leader() as leader:
+        with options.leader() as leader:
             prepared, _ = run_json(
                 *("client_app", "bench", "--target", leader.address),
                 *("--accounts", "1000", "--commands", "1000"),
@@ -206,10 +222,10 @@ def _measure_kernel(options: Options) -> Outcome:
 
 def _replay(commands: int, batch: int) -> Callable[[Options], Outcome]:
     def measure(options: Options) -> Outcome:
-        with fresh_folder() as folder:
+        with fresh_folder() as folder, fresh_journal(options.journal, folder) as url:
             command, result = run_json(
                 *("cluster_app", "measure", "replay", "--batch", str(batch)),
-                *("--commands", str(options.count(commands)), "--folder", str(folder)),
+                *("--commands", str(options.count(commands)), "--journal", url),
             )
         values = {"rate": result["commands_per_second"]}
         return Outcome((command,), result.pop("parameters"), values, result)
@@ -220,11 +236,11 @@ def _replay(commands: int, batch: int) -> Callable[[Options], Outcome]:
 def _measure_start(options: Options) -> Outcome:
     """The first start, which may compile, is not counted."""
     starts = 1 if options.quick else _STARTS
-    with fresh_leader():
+    with options.leader():
         pass
     times_s = []
     for _ in range(starts):
-        with fresh_leader() as leader:
+        with options.leader() as leader:
             times_s.append(leader.ready_s)
     values = {"ready": statistics.median(times_s)}
     return Outcome((leader.command,), {"starts": starts}, values, {"seconds": times_s})
@@ -233,7 +249,7 @@ def _measure_start(options: Options) -> Outcome:
 def _measure_idle(options: Options) -> Outcome:
     watched_s = _IDLE_S / _QUICK_SHARE if options.quick else _IDLE_S
     parameters = {"accounts": 100_000, "watched_s": watched_s}
-    with fresh_leader() as leader:
+    with options.leader() as leader:
         prepared, _ = run_json(
             *("client_app", "bench", "--target", leader.address),
             *("--accounts", "100000", "--commands", "1000"),
@@ -252,6 +268,7 @@ def _rate(what: str, floor: float | None, aim: float | None) -> tuple[Figure]:
     return (Figure("rate", what, "/s", floor, aim),)
 
 
+_TRANSFERS: Final = "transfers, batches of 1,024, 16 in flight, window full"
 _SINGLE: Final = ("--batch", "1", "--in-flight", "1")
 _BANK: Final = ("--contract", "bank", "--streams", "64", "--operation", "deposit")
 _QUERY_DATA: Final = '{"singleBalanceQuery": {"id": 1, "correlationId": "any"}}'
@@ -260,12 +277,13 @@ _DEPOSIT_DATA: Final = '{"depositCommand": {"id": 1, "amount": 1, "correlationId
 ROWS: Final = (
     Row(
         "transfers",
-        _rate("transfers, batches of 1,024, 16 in flight, window full", 2e6, 4e6),
+        _rate(_TRANSFERS, 2e6, 4e6),
         _client(
             10_000_000,
             *("--accounts", "100000", "--batch", "1024", "--in-flight", "16"),
             warm_up=8_388_608,
         ),
+        on_kafka=_rate(_TRANSFERS, 2.5e6, 5e6),
     ),
     Row(
         "single",
@@ -295,11 +313,7 @@ ROWS: Final = (
         _rate("bank contract, 64 streams, 1 in flight each", 25e3, 45e3),
         _client(100_000, *_BANK, "--in-flight", "1"),
     ),
-    Row(
-        "ghz-echo",
-        _rate("ghz, bare grpc.aio echo, the same calls", None, None),
-        _ghz_echo,
-    ),
+    Row("ghz-echo", _rate("ghz, bare grpc.aio echo, the same calls", None, None), _ghz_echo),
     Row(
         "ghz-query",
         _rate("ghz, bank query, 200 concurrent, a stream each", 9e3, 12e3),
@@ -315,8 +329,14 @@ ROWS: Final = (
         "replay-1024",
         _rate("replay from SQLite, batches of 1,024", 3e6, 6e6),
         _replay(10_000_000, 1_024),
+        on_kafka=_rate("replay from Kafka, batches of 1,024", 3e6, 6e6),
     ),
-    Row("replay-1", _rate("replay from SQLite, batches of 1", None, None), _replay(200_000, 1)),
+    Row(
+        "replay-1",
+        _rate("replay from SQLite, batches of 1", None, None),
+        _replay(200_000, 1),
+        on_kafka=_rate("replay from Kafka, batches of 1", None, None),
+    ),
     Row(
         "start",
         (Figure("ready", "start to ready, empty journal, code cached", "s", 3, 1.5),),
@@ -343,19 +363,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": describe_versions(),
         "quick": options.quick,
     }
-    rows = [row for row in ROWS if not options.only or row.name in options.only]
+    chosen = [row for row in ROWS if not options.only or row.name in options.only]
     try:
-        reports = [_run_row(row, options) for row in rows]
+        reports = [run_row(row.on(options.journal), options) for row in chosen]
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
+    return publish(reports, about, options)
+
+
+def publish(reports: Sequence[Report], about: Mapping[str, Any], options: Options) -> int:
+    """Print the table, write the JSON; returns the exit code, 1 when a run failed."""
     print(_table(reports))
     if options.quick:
         print("\n--quick: a tenth of the counts, for trying; these figures compare with nothing")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(
-        json.dumps(about | {"rows": [_row_as_json(report) for report in reports]}, indent=2) + "\n"
-    )
+    rows = {"rows": [_row_as_json(report) for report in reports]}
+    options.json.write_text(json.dumps({**about, **rows}, indent=2) + "\n")
     print(f"\nwritten to {options.json}")
     for report in reports:
         if report.failed:
@@ -382,13 +406,29 @@ def _read_options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--json", type=Path, default=BUILD / "bench.json", metavar="PATH", help="(build/bench.json)"
     )
+    parser.add_argument(
+        "--journal",
+        type=read_journal,
+        default=SQLITE,
+        metavar="URL",
+        help="kafka://HOST:PORT[,...]/PREFIX: new topics there, deleted afterwards (%(default)s)",
+    )
+    parser.add_argument(
+        "--leader-flag",
+        action="append",
+        dest="leader_flags",
+        default=[],
+        metavar="FLAG",
+        help="of every leader, as --leader-flag=--max-streams=64; may be repeated",
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     if options.ghz is not None and not options.ghz.is_file():
         parser.error(f"--ghz {options.ghz}: no such file")
     return options
 
 
-def _run_row(row: Row, options: Options) -> Report:
+def run_row(row: Row, options: Options) -> Report:
+    """Measure one row; what goes wrong is in the report. Progress goes to standard error."""
     print(f"{row.name} ...", file=sys.stderr, flush=True)
     report, start = Report(row), time.perf_counter()
     try:

@@ -28,6 +28,7 @@ CLOCK_DIFFERENCE_NS_MAX = 5_000_000_000
 """A candidate whose wall clock is farther off the journal's own doesn't lead."""
 
 READ_BACK_TIMEOUT_S = 10.0
+_PREPARED_WRITERS = 3
 _STOP_LOOK_S = 0.05
 """A waiting candidate looks this often whether it was asked to stop."""
 
@@ -152,19 +153,24 @@ def take_epoch(
     Stopped when `stopping` says so before anything was appended.
     """
     give_up = time.monotonic() + (deadline_s or 0.0)
-    while True:
-        follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
-        check_stop(stopping)
-        outcome = _candidacy(journal, follower, start, new_leader_id(), clock_ns)
-        if isinstance(outcome, Term):
-            return outcome
-        if time.monotonic() >= give_up:
-            if outcome:
-                raise Fault(f"the journal takes no appends: {outcome}")
-            raise NotLeading(
-                f"{_leader_of(follower.replica)} was faster, in epoch "
-                f"{follower.replica.position.epoch}"
-            )
+    with ThreadPoolExecutor(1, "journal-closer") as closer:
+        while True:
+            # several, for the best chance comes right after a lost race: the leader then reads
+            # its journal, to see whether it still leads, and appends nothing
+            journal.prepare_writers(_PREPARED_WRITERS)
+            for _ in range(_PREPARED_WRITERS):
+                check_stop(stopping)
+                chain = follower.replica.position.chain
+                follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
+                if deadline_s is None and _somebody_lives(follower.replica, chain):
+                    raise _faster(follower.replica)
+                outcome = _candidacy(journal, follower, start, new_leader_id(), clock_ns, closer)
+                if isinstance(outcome, Term):
+                    return outcome
+                if time.monotonic() >= give_up:
+                    if outcome:
+                        raise Fault(f"the journal takes no appends: {outcome}")
+                    raise _faster(follower.replica)
 
 
 def _candidacy(
@@ -173,6 +179,7 @@ def _candidacy(
     start: EpochStart,
     leader_id: bytes,
     clock_ns: Callable[[], int],
+    closer: ThreadPoolExecutor,
 ) -> Term | str:
     """The term; or "" when somebody else was faster; or why the journal took no append."""
     position = follower.replica.position
@@ -191,12 +198,13 @@ def _candidacy(
     try:
         delivery = deliveries.take(READ_BACK_TIMEOUT_S)
     except queue.Empty:
-        writer.close()
+        closer.submit(writer.close)
         raise Fault(f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s") from None
     if delivery.offset is not None and _reads_as_counted(follower, leader_id, delivery.offset):
         _check_clock(journal, delivery.offset, clock_ns)
         return Term(writer, deliveries)
-    writer.close()
+    # in the background: nothing is in flight any more, and the next race has begun
+    closer.submit(writer.close)
     if delivery.offset is None and journal.end_offset() == position.next_offset:
         return delivery.error
     return ""
@@ -212,12 +220,23 @@ def _reads_as_counted(follower: JournalFollower, leader_id: bytes, offset: int) 
 
 def _check_clock(journal: Journal, offset: int, clock_ns: Callable[[], int]) -> None:
     with closing(journal.reader(offset)) as reader:
-        appended_ns = reader.read(READ_BACK_TIMEOUT_S, 1)[0].appended_ns
-    difference_ns = clock_ns() - appended_ns
+        records = reader.read(READ_BACK_TIMEOUT_S, 1)
+    if not records:
+        raise Fault(f"cannot read back the journal's offset {offset}")
+    difference_ns = clock_ns() - records[0].appended_ns
     if abs(difference_ns) > CLOCK_DIFFERENCE_NS_MAX:
         raise Fault(
             f"this machine's clock is {difference_ns / 1e9:.1f} s off the journal's: set the clock"
         )
+
+
+def _somebody_lives(replica: Replica, chain: bytes) -> bool:
+    """Whether a leader has written since the chain stood there."""
+    return replica.position.has_leader and replica.position.chain != chain
+
+
+def _faster(replica: Replica) -> NotLeading:
+    return NotLeading(f"{_leader_of(replica)} was faster, in epoch {replica.position.epoch}")
 
 
 def _leader_of(replica: Replica) -> str:

@@ -1,20 +1,37 @@
 """Opening a journal by its URL."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster_app.errors import UsageError
-from cluster_app.sqlite_journal import SqliteJournal
+from cluster_app.kafka_options import KafkaOptions
 from cluster_core.journal import Journal
 
 _SQLITE = "sqlite:///"
+_KAFKA = "kafka://"
 
 
-def open_journal(url: str) -> Journal:
-    """The journal at `sqlite:///relative/path` or `sqlite:////absolute/path`.
+def open_journal(
+    url: str,
+    kafka: KafkaOptions | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Journal:
+    """The journal at `sqlite:///relative/path`, `sqlite:////absolute/path` or
+    `kafka://host:port[,host:port...]/topic`; created when absent.
 
-    Creates the folder and the journal when absent. Raises UsageError for an unknown scheme and
-    JournalRefused for a file that is not ours or can't be written.
+    Raises UsageError for an unknown scheme, JournalRefused for what is not ours or can't be
+    written, JournalFault when Kafka can't be reached, Stopped when `stopping` says so meanwhile.
     """
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        from cluster_app.sqlite_journal import SqliteJournal
+
         return SqliteJournal(Path(url[len(_SQLITE) :]))
-    raise UsageError(f"journal {url!r}: use sqlite:///PATH")
+    if url.startswith(_KAFKA):
+        try:
+            from cluster_app.kafka_journal import KafkaJournal
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"journal {url!r}: {error}: install the extra, pip install 'ringledger[kafka]'"
+            ) from None
+        return KafkaJournal(url, kafka, stopping)
+    raise UsageError(f"journal {url!r}: use sqlite:///PATH or kafka://HOST:PORT/TOPIC")

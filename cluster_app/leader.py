@@ -83,7 +83,10 @@ async def lead(settings: LeaderSettings) -> None:
     stop = _stop_on_signals()
     # 1. the port, before anybody is deposed for nothing
     service = await _bind(settings)
-    with closing(open_journal(settings.journal)) as journal:
+    # Kafka may have to be waited for
+    opened = await asyncio.to_thread(open_journal, settings.journal, settings.kafka(), stop.is_set)
+    with closing(opened) as journal:
+        journal.prepare_writers(1)
         # 2. the state: everything that the journal holds
         replica = Replica(hash_seed=secrets.randbits(64))
         with closing(JournalFollower(journal, replica)) as follower:

@@ -1,7 +1,7 @@
 """`python -m cluster_app measure WHAT`: parts of the cluster alone, without clients or network.
 
 kernel: the state machine on batches of 1,024 transfers with the window of recent ids full.
-replay: a SQLite journal, written for it, read from zero into a fresh state as at a leader's start.
+replay: a journal, written for it, read from zero into a fresh state as at a leader's start.
 Commands are made outside the timed parts, a million at a time, so memory stays bounded.
 """
 
@@ -21,11 +21,12 @@ import numpy.typing as npt
 
 from cluster_app.election import JournalFollower
 from cluster_app.errors import Fault, UsageError
+from cluster_app.journals import open_journal
+from cluster_app.logs import configure_logs
 from cluster_app.measure_echo import serve_echo
 from cluster_app.memory import keep_freed_memory
-from cluster_app.sqlite_journal import SqliteJournal
 from cluster_core.batch import CHAIN_START, EpochStart, Kind, LedgerParameters, seal
-from cluster_core.journal import Delivery, JournalWriter
+from cluster_core.journal import Delivery, Journal, JournalWriter
 from cluster_core.record import (
     COMMAND,
     DEFAULT_ASSET,
@@ -68,11 +69,13 @@ def main(arguments: Sequence[str]) -> int:
     _add(kernel, "--commands", 8 * ROUND, "measured")
     _add(kernel, "--accounts", 100_000, "created and funded first")
     _add(kernel, "--warm-up", LedgerParameters().window_capacity, "fill the window first")
-    replay = parts.add_parser("replay", help="a SQLite journal into a fresh state, from zero")
+    replay = parts.add_parser("replay", help="a journal into a fresh state, from zero")
     _add(replay, "--commands", 10_000_000, "in the journal, all replayed")
     _add(replay, "--accounts", 100_000, "at most; never over a quarter of the commands")
     _add(replay, "--batch", KERNEL_BATCH, "commands a batch")
-    replay.add_argument("--folder", metavar="PATH", help="for the journal (the system's own)")
+    place = replay.add_mutually_exclusive_group()
+    place.add_argument("--journal", metavar="URL", help="an empty one, kept (SQLite, removed)")
+    place.add_argument("--folder", metavar="PATH", help="for that SQLite one (the system's own)")
     echo = parts.add_parser("echo", help="serve a bare gRPC echo of the bank query, until SIGTERM")
     echo.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="(%(default)s)")
     for part in (kernel, replay):
@@ -83,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         serve_echo(given.listen)
         return 0
     _check(given)
+    configure_logs("warning")
     keep_freed_memory()
     if given.what == "kernel":
         result = measure_kernel(given.accounts, given.commands, given.warm_up, given.seed)
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"kernel: {result['commands']:,} commands, M/s a round: {told}")
     else:
         result = measure_replay(
-            given.accounts, given.commands, given.batch, given.seed, given.folder
+            given.accounts, given.commands, given.batch, given.seed, given.folder, given.journal
         )
         print(
             f"replay: {result['commands']:,} commands in {result['seconds']:.3f} s, "
@@ -140,27 +144,33 @@ def measure_kernel(accounts: int, commands: int, warm_up: int, seed: int) -> dic
 
 
 def measure_replay(
-    accounts: int, commands: int, batch: int, seed: int, folder: str | None
+    accounts: int,
+    commands: int,
+    batch: int,
+    seed: int,
+    folder: str | None,
+    url: str | None,
 ) -> dict[str, Any]:
     """Write a journal of exactly `commands` commands, then time reading it from zero.
 
-    It creates `accounts` (at most a quarter of the commands), funds each, then transfers. The
-    file was just written, so it is read from the page cache. Raises Fault when the state lacks
-    anything.
+    It creates `accounts` (at most a quarter of the commands), funds each, then transfers. What
+    was just written is read from the page cache. Raises UsageError when the journal at `url`
+    isn't empty, Fault when the state lacks anything.
     """
     accounts = max(2, min(accounts, commands // 4))
     with (
         tempfile.TemporaryDirectory(prefix="ringledger-replay-", dir=folder) as own,
-        closing(SqliteJournal(Path(own) / "journal.db")) as journal,
+        closing(open_journal(url or f"sqlite:///{Path(own, 'journal.db')}")) as journal,
     ):
-        _write_journal(journal, _Source(accounts, seed), commands, batch)
+        if journal.end_offset():
+            raise UsageError(f"--journal {url} isn't empty: name one that is new")
+        journal_bytes = _write_journal(journal, _Source(accounts, seed), commands, batch)
         end_offset = journal.end_offset()
         replica = Replica(hash_seed=seed)
         with closing(JournalFollower(journal, replica)) as follower:
             start = time.perf_counter()
             follower.catch_up(end_offset, lambda _: None)
             seconds = time.perf_counter() - start
-        journal_bytes = sum(file.stat().st_size for file in Path(own).iterdir())
     state = replica.state
     if state is None or (state.applied, state.accounts) != (commands, accounts):
         raise Fault("the replayed state lacks commands or accounts")
@@ -219,10 +229,11 @@ class _Source:
 class _ChainedWriter:
     """Seals batches onto the chain and appends them, a bounded number unreported."""
 
-    def __init__(self, journal: SqliteJournal) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._free = threading.BoundedSemaphore(_UNREPORTED_MAX)
         self._error = ""
         self._chain = CHAIN_START
+        self.appended_bytes = 0
         self._writer: JournalWriter = journal.writer(0, self._delivered)
 
     def append(
@@ -242,6 +253,7 @@ class _ChainedWriter:
         if not taken or self._error:
             raise Fault(f"the journal takes no appends: {self._error or 'it does not report'}")
         self._writer.append(value)
+        self.appended_bytes += len(value)
 
     def close(self) -> None:
         """Wait until everything is on disk. Raises Fault when something isn't."""
@@ -255,7 +267,8 @@ class _ChainedWriter:
         self._free.release()
 
 
-def _write_journal(journal: SqliteJournal, source: _Source, commands: int, batch: int) -> None:
+def _write_journal(journal: Journal, source: _Source, commands: int, batch: int) -> int:
+    """The bytes of its batches, without what the journal adds to them."""
     with closing(_ChainedWriter(journal)) as writer:
         start = EpochStart("measure", "127.0.0.1:0", LedgerParameters())
         writer.append(Kind.EPOCH_START, 0, _timestamp_ns(0), start.pack())
@@ -265,6 +278,7 @@ def _write_journal(journal: SqliteJournal, source: _Source, commands: int, batch
                 body = made[at : at + batch].view(np.uint8).data
                 writer.append(Kind.COMMANDS, sequence, _timestamp_ns(sequence), body)
         writer.append(Kind.EPOCH_END, commands, _timestamp_ns(commands))
+    return writer.appended_bytes
 
 
 def _phases(source: _Source, commands: int) -> Iterator[tuple[int, Commands]]:

@@ -11,6 +11,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from cluster_app.errors import UsageError
+from cluster_app.kafka_options import (
+    KafkaOptions,
+    check_properties,
+    check_topic_properties,
+    read_properties,
+)
 from cluster_core.batch import LedgerParameters
 
 _ENVIRONMENT_PREFIX: Final = "RINGLEDGER_"
@@ -18,14 +24,29 @@ _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):(\d{1,5})")
 
 
 def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
-    return field(default=default, metadata={"help": text, "secret": secret})
+    return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
 
 
 @dataclass(frozen=True)
 class LeaderSettings:
     """What `leader` takes. Durations are seconds; None leaves the choice to the ledger."""
 
-    journal: str = _setting("sqlite:///data/journal.db", "journal: sqlite:///PATH")
+    journal: str = _setting(
+        "sqlite:///data/journal.db",
+        "journal: sqlite:///PATH or kafka://HOST:PORT[,HOST:PORT...]/TOPIC",
+    )
+    kafka_properties: str = _setting(
+        "",
+        "librdkafka properties (TLS, SASL, ...): KEY=VALUE;KEY=VALUE or @FILE with one a line",
+        secret=True,
+    )
+    kafka_topic_properties: str = _setting(
+        "", "properties of the journal's topic, set when it is created and checked later"
+    )
+    kafka_replication_factor: int = _setting(
+        0, "replicas of the journal's topic; 0: 3, or as many as there are brokers"
+    )
+    kafka_wait_s: float = _setting(30.0, "how long a start waits for a broker that answers")
     snapshots: str = _setting(
         "",
         "snapshot store; not used by this version: a start replays the whole journal",
@@ -70,6 +91,7 @@ class LeaderSettings:
             "election_timeout_s",
             "drain_timeout_s",
             "append_timeout_s",
+            "kafka_wait_s",
         ):
             if not 0 < getattr(self, name) <= 3_600:
                 raise UsageError(f"{_flag(name)} must be above 0 and at most 3600 seconds")
@@ -83,10 +105,25 @@ class LeaderSettings:
             raise UsageError("--max-message-bytes must be 1,024 to 67,108,864")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise UsageError("--log-level must be debug, info, warning or error")
+        self.kafka()
         try:
             self.parameters(None)
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    def kafka(self) -> KafkaOptions:
+        """What a Kafka journal is opened with. Raises UsageError."""
+        if not 0 <= self.kafka_replication_factor <= 32_767:
+            raise UsageError("--kafka-replication-factor must be 0 to 32,767")
+        flag = "--kafka-properties"
+        properties = read_properties(flag, self.kafka_properties)
+        check_properties(flag, properties)
+        flag = "--kafka-topic-properties"
+        topic_properties = read_properties(flag, self.kafka_topic_properties)
+        check_topic_properties(flag, topic_properties)
+        return KafkaOptions(
+            properties, topic_properties, self.kafka_replication_factor, self.kafka_wait_s
+        )
 
     def parameters(self, ledger: LedgerParameters | None) -> LedgerParameters:
         """The ledger's parameters: its own, or those of a new one.
@@ -131,17 +168,22 @@ def read_settings(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="Each flag is also an environment variable, RINGLEDGER_JOURNAL for --journal.",
     )
+    secrets: dict[str, Any] = {}
     for setting in fields(LeaderSettings):
         text = environment.get(_ENVIRONMENT_PREFIX + setting.name.upper())
         default = setting.default if text is None else _parse(setting.name, setting.type, text)
         options: dict[str, Any] = {"default": default, "help": setting.metadata["help"]}
+        if setting.metadata["secret"]:
+            # --help shows defaults, and a secret's comes from the environment
+            secrets[setting.name] = default
+            options["default"] = argparse.SUPPRESS
         if setting.type is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = _metavar(setting.type)
             options["type"] = lambda text, setting=setting: _parse(setting.name, setting.type, text)
         parser.add_argument(_flag(setting.name), **options)
-    return LeaderSettings(**vars(parser.parse_args(arguments)))
+    return LeaderSettings(**secrets | vars(parser.parse_args(arguments)))
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

@@ -102,6 +102,9 @@ class SqliteJournal:
             raise OffsetTrimmed(f"offset {offset} is beyond the end {end} of {self.path}")
         return SqliteReader(self.path, offset)
 
+    def prepare_writers(self, count: int) -> None:
+        """A writer takes no time here."""
+
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "SqliteWriter":
         """A writer whose first append must land at `next_offset`. Raises JournalRefused."""
         return SqliteWriter(self.path, self._file, next_offset, on_delivery, self._clock_ns)
@@ -137,6 +140,7 @@ class SqliteWriter:
         self._clock_ns = clock_ns
         self._failure: Delivery | None = None
         """Why nothing is appended any more."""
+        self._purged = False
         self._wal_bytes = 0
         """Bytes written, at least, since the last complete checkpoint."""
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -160,6 +164,10 @@ class SqliteWriter:
             if self._closed:
                 raise JournalStopped("the journal writer is closed")
             self._queue.put(value)
+
+    def purge(self) -> None:
+        """Append nothing more; what is queued is reported as an error."""
+        self._purged = True
 
     def close(self) -> None:
         """Append and report what is still queued, then release everything. Idempotent."""
@@ -186,6 +194,8 @@ class SqliteWriter:
     def _store(self, values: list[bytes]) -> None:
         """One transaction, then a delivery for each value."""
         first = self._next_offset
+        if self._purged and not self._failure:
+            self._failure = Delivery(None, f"{self._path}: given up before it was appended")
         if not self._failure:
             self._failure = self._append(values)
         if self._failure:

@@ -47,6 +47,12 @@ class JournalWriter(Protocol):
     def append(self, value: bytes) -> None:
         """Queue one value. Raises JournalStopped once the writer was closed."""
 
+    def purge(self) -> None:
+        """Give up what is not confirmed yet: it is reported as an error, if at all.
+
+        Some of it may have reached the journal, or still reach it. For a leader that stops.
+        """
+
     def close(self) -> None:
         """Report what is still queued, then release everything. Idempotent."""
 
@@ -77,8 +83,11 @@ class Journal(Protocol):
     def reader(self, offset: int) -> JournalReader:
         """A reader that begins at `offset`."""
 
+    def prepare_writers(self, count: int) -> None:
+        """Begin to make `count` writers ready, if that takes time: `writer` then takes one."""
+
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> JournalWriter:
-        """A writer for a leader that has read everything below `next_offset`."""
+        """A fresh writer for a leader that has read everything below `next_offset`."""
 
     def close(self) -> None:
         """Release everything. Idempotent."""
@@ -105,6 +114,9 @@ class MemoryJournal:
         if not 0 <= offset <= len(self._records):
             raise OffsetTrimmed(f"offset {offset} is not in 0 .. {len(self._records)}")
         return MemoryReader(self, offset)
+
+    def prepare_writers(self, count: int) -> None:
+        """A writer takes no time here."""
 
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "MemoryWriter":
         return MemoryWriter(self, on_delivery)
@@ -137,6 +149,9 @@ class MemoryWriter:
         if self._closed:
             raise JournalStopped("the journal writer is closed")
         self._on_delivery(Delivery(self._journal._append(value)))
+
+    def purge(self) -> None:
+        """Nothing is ever unconfirmed here."""
 
     def close(self) -> None:
         self._closed = True

@@ -1,15 +1,18 @@
 """One suite over every journal: what the protocol promises, whichever journal keeps it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from cluster_app.sqlite_journal import SqliteJournal
+from cluster_app.journals import open_journal as open_by_url
 from cluster_core.errors import JournalStopped, OffsetTrimmed
 from cluster_core.journal import Delivery, Journal, JournalReader, JournalRecord, MemoryJournal
+from tests.leader_process import journal_url
+from tests.services import KafkaCluster
 
 DEADLINE_S: Final = 30.0
 
@@ -38,16 +41,18 @@ class Deliveries:
         return [delivery.offset for delivery in self.wait(count)]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
 def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenJournal]:
     """Opens the same journal each time, as another process would; closes all at the end."""
     opened: list[Journal] = []
-    memory = MemoryJournal(clock_ns=lambda: 1_000)
+    memory = MemoryJournal(clock_ns=time.time_ns)
+    url = journal_url(tmp_path)
+    if request.param == "kafka":
+        kafka: KafkaCluster = request.getfixturevalue("kafka")
+        url = f"kafka://{kafka.bootstrap}/{request.getfixturevalue('kafka_topic')}"
 
     def open_one() -> Journal:
-        journal: Journal = memory
-        if request.param == "sqlite":
-            journal = SqliteJournal(tmp_path / "journal.db", clock_ns=lambda: 1_000)
+        journal = memory if request.param == "memory" else open_by_url(url)
         opened.append(journal)
         return journal
 
@@ -92,11 +97,19 @@ def test_an_append_is_delivered_with_its_offset_and_read_back(open_journal: Open
         writer.append(value)
         assert deliveries.wait(offset + 1)[offset] == Delivery(offset)
         assert journal.end_offset() == offset + 1
-        assert list(journal.reader(offset).read(DEADLINE_S)) == [
-            JournalRecord(offset, value, 1_000)
-        ]
+        [record] = journal.reader(offset).read(DEADLINE_S)
+        assert (record.offset, record.value) == (offset, value)
     writer.close()
     assert journal.start_offset() == 0
+
+
+def test_a_record_tells_when_the_journal_stored_it(open_journal: OpenJournal) -> None:
+    journal = open_journal()
+    begun_ns = time.time_ns()
+    append_all(journal, [b"one"])
+    [record] = journal.reader(0).read(DEADLINE_S)
+    # Kafka keeps milliseconds, cut off
+    assert begun_ns - 1_000_000 <= record.appended_ns <= time.time_ns()
 
 
 def test_pipelined_appends_are_delivered_in_order_of_sending(open_journal: OpenJournal) -> None:

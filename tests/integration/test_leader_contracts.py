@@ -18,14 +18,20 @@ from grpc_status import rpc_status
 from cluster_core.record import COMMAND, REPLY, Operation, Status
 from proto import balance_pb2, balance_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 from tests.leader_process import LeaderProcess, journal_url
+from tests.services import KafkaCluster
 
 MAX_IN_FLIGHT = 4_096
 DEADLINE_S = 20.0
 
 
-@pytest.fixture(scope="module")
-def leader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LeaderProcess]:
+@pytest.fixture(scope="module", params=["sqlite", "kafka"])
+def leader(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LeaderProcess]:
     journal = journal_url(tmp_path_factory.mktemp("journal"))
+    if request.param == "kafka":
+        kafka: KafkaCluster = request.getfixturevalue("kafka")
+        journal = f"kafka://{kafka.bootstrap}/contracts-{uuid.uuid4()}"
     with LeaderProcess(journal, "--max-in-flight", str(MAX_IN_FLIGHT)) as process:
         yield process.wait_ready()
 

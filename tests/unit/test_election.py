@@ -129,6 +129,27 @@ def test_a_candidate_whose_race_is_lost_does_not_lead() -> None:
     slow.close()
 
 
+def test_a_record_found_on_the_way_ends_the_candidacy() -> None:
+    journal = MemoryJournal(time.time_ns)
+    leader, term = lead(journal, b"A" * 16)
+    candidate = JournalFollower(journal, Replica())
+    candidate.catch_up(journal.end_offset(), lambda _: None)
+    term.writer.append(beat(leader.replica.position))
+    with pytest.raises(NotLeading, match="was faster, in epoch 1"):
+        take_epoch(
+            journal,
+            candidate,
+            START,
+            new_leader_id=lambda: b"B" * 16,
+            clock_ns=time.time_ns,
+            deadline_s=None,
+            stopping=running,
+        )
+    assert journal.end_offset() == 2
+    candidate.close()
+    leader.close()
+
+
 def test_a_candidate_whose_clock_is_off_the_journals_does_not_lead() -> None:
     journal = MemoryJournal(time.time_ns)
     with pytest.raises(Fault, match="set the clock"):

@@ -43,11 +43,15 @@ class HeldWriter:
     def __init__(self, journal: MemoryJournal) -> None:
         self.held: deque[Delivery] = deque()
         self.values: list[bytes] = []
+        self.purged = False
         self._writer = journal.writer(0, self.held.append)
 
     def append(self, value: bytes) -> None:
         self.values.append(value)
         self._writer.append(value)
+
+    def purge(self) -> None:
+        self.purged = True
 
     def close(self) -> None:
         self._writer.close()
@@ -148,6 +152,7 @@ def test_a_message_is_never_split_over_batches() -> None:
     leader.pipeline.journal_waiting()
     for token, count in enumerate((5_000, 3_000, 500)):
         leader.submit(count, token)
+    leader.deliver()
     leader.pipeline.journal_waiting()
     assert [open_batch(value).count for value in leader.writer.values] == [1, 8_000, 500]
 
@@ -232,6 +237,17 @@ def test_another_leader_between_two_batches_ends_the_term_unanswered() -> None:
     assert "another leader" in leader.pipeline.stopped_because
     assert leader.caller.fates == [("late", Fate.UNKNOWN)]
     assert leader.state.applied == 0
+
+
+def test_a_foreign_record_ends_the_term_and_is_named_by_its_offset() -> None:
+    leader = Leadership()
+    leader.append_foreign(b"not a batch")
+    leader.submit(1, "late")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert leader.pipeline.stopped_because.startswith("journal offset 1: ")
+    assert leader.caller.fates == [("late", Fate.UNKNOWN)]
+    assert leader.writer.purged
 
 
 def test_a_heartbeat_is_only_written_when_nothing_is_in_flight() -> None:
