@@ -172,7 +172,7 @@ class TwoLedgers(RuleBasedStateMachine):
         assert self.recut.digest() == self.machine.digest()
 
 
-TwoLedgers.TestCase.settings = settings(REPEATABLE, max_examples=300, stateful_step_count=10)
+TwoLedgers.TestCase.settings = settings(REPEATABLE, max_examples=400, stateful_step_count=12)
 TestTwoLedgers = TwoLedgers.TestCase
 
 
@@ -202,7 +202,7 @@ def test_a_small_window_under_a_long_stream_of_ids_keeps_what_the_oracle_keeps(
         assert machine.digest() == reference.digest()
 
 
-@settings(REPEATABLE, max_examples=12)
+@settings(REPEATABLE, max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     window_capacity=st.sampled_from((512, 1_024)),
