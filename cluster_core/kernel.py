@@ -122,7 +122,7 @@ def apply_batch(
     ledger = books.ledger
     state = ledger[0]
     newest_ms = newest_allowed_ms(timestamp_ns, ledger)
-    row = np.int64(0)  # a literal 0 would have everything below compiled twice
+    row: Any = np.int64(0)  # a literal 0 would have everything below compiled twice
     while row < commands.shape[0]:
         end = min(row + CHUNK, commands.shape[0])
         _fetch_ahead(commands, words, row, end, books, window, hashes)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -283,4 +284,4 @@ def assert_names_nothing_but_its_status(reply: np.void) -> None:
 
 
 LedgerRules.TestCase.settings = settings(REPEATABLE, max_examples=400, stateful_step_count=30)
-TestLedgerRules = LedgerRules.TestCase
+TestLedgerRules = pytest.mark.timeout(600)(LedgerRules.TestCase)  # a failure is shrunk at length
