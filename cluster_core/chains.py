@@ -17,7 +17,13 @@ from cluster_core.books import Books
 from cluster_core.compiled import array_type, called, inlined, records, sparse_array
 from cluster_core.holds import NO_SLOT, close_hold, enter_hold, find_hold, take_slot
 from cluster_core.operations import begin_reply, execute
-from cluster_core.recent_commands import RecentCommands, answered_by_id, remember
+from cluster_core.recent_commands import (
+    ANSWERED,
+    RecentCommands,
+    free_place,
+    judge_id,
+    remember,
+)
 from cluster_core.record import (
     ACCOUNT,
     ASSET,
@@ -145,9 +151,8 @@ def _may_run(
         begin_reply(reply, applied + row - first)
         if words[row, 0] | words[row, 1] == _U0:
             continue
-        if answered_by_id(
-            words, row, hashes[row], window, books.ledger, newest_ms, reply
-        ) or _is_doubled(words, first, row, hashes[row], chain):
+        place = judge_id(words, row, hashes[row], window, books.ledger, newest_ms, reply)
+        if place == ANSWERED or _is_doubled(words, first, row, hashes[row], chain):
             all_new = False
     if not all_new:
         for row in range(first, end):
@@ -296,4 +301,5 @@ def run_chain(
     for row in range(first, end):
         if words[row, 0] | words[row, 1] != _U0:
             reply = replies[(applied + row - first) & mask]
-            remember(words, row, hashes[row], reply, window, books.ledger)
+            place = free_place(window, hashes[row])
+            remember(words, row, hashes[row], place, reply, window, books.ledger)

@@ -18,10 +18,11 @@ from cluster_core.compiled import array_type, inlined, kernel, prefetch
 from cluster_core.holds import prefetch_bucket, prefetch_hold
 from cluster_core.operations import begin_reply, execute
 from cluster_core.recent_commands import (
+    ANSWERED,
     RECENT_COMMANDS,
     RecentCommands,
-    answered_by_id,
     hash_id,
+    judge_id,
     newest_allowed_ms,
     remember,
 )
@@ -121,7 +122,7 @@ def apply_batch(
     ledger = books.ledger
     state = ledger[0]
     newest_ms = newest_allowed_ms(timestamp_ns, ledger)
-    row = 0
+    row: Any = np.int64(0)  # a literal 0 would have everything below compiled twice
     while row < commands.shape[0]:
         end = min(row + CHUNK, commands.shape[0])
         _fetch_ahead(commands, words, row, end, books, window, hashes)
@@ -151,7 +152,9 @@ def apply_batch(
             state.applied = sequence + 1
             if words[row, 0] | words[row, 1] == _U0:
                 reply.status = execute(commands[row], sequence, timestamp_ns, reply, books)
-            elif not answered_by_id(words, row, hashes[row], window, ledger, newest_ms, reply):
-                reply.status = execute(commands[row], sequence, timestamp_ns, reply, books)
-                remember(words, row, hashes[row], reply, window, ledger)
+            else:
+                place = judge_id(words, row, hashes[row], window, ledger, newest_ms, reply)
+                if place != ANSWERED:
+                    reply.status = execute(commands[row], sequence, timestamp_ns, reply, books)
+                    remember(words, row, hashes[row], place, reply, window, ledger)
             row += 1

@@ -21,6 +21,7 @@ from cluster_core.compiled import array_type, inlined, sparse_array
 from cluster_core.record import REPLY, ReplyFlag, Status
 
 NOT_FOUND: Final = -1
+ANSWERED: Final = -1
 
 _OK: Final = int(Status.OK)
 _REUSED: Final = int(Status.COMMAND_ID_REUSED)
@@ -126,31 +127,39 @@ def fingerprint(words: npt.NDArray[np.uint64], row: int) -> np.uint64:
 
 
 @inlined
-def find(window: RecentCommands, id_0: np.uint64, id_1: np.uint64, hashed: np.uint64) -> int:
-    """The slot that holds an id, or NOT_FOUND."""
+def _find(
+    window: RecentCommands, id_0: np.uint64, id_1: np.uint64, hashed: np.uint64
+) -> tuple[int, int]:
+    """(the slot that holds an id or NOT_FOUND, its place in the table or the free one for it)."""
     table, ids = window.table, window.ids
     mask = np.uint64(table.shape[0] - 1)
     place = hashed >> window.shift
     while True:
         word = table[place]
         if word == _EMPTY:
-            return NOT_FOUND
+            return NOT_FOUND, np.int64(place)
         if (word ^ hashed) >> _SHIFT_32 == _EMPTY:
             slot = np.int64(word & _LOW_32) - 1
             if ids[slot, 0] == id_0 and ids[slot, 1] == id_1:
-                return slot
+                return slot, np.int64(place)
         place = (place + _ONE) & mask
 
 
 @inlined
-def _insert(window: RecentCommands, hashed: np.uint64, slot: int) -> None:
-    """Point to a slot whose id is not in the table."""
+def free_place(window: RecentCommands, hashed: np.uint64) -> int:
+    """The place in the table for an id that is not in it."""
     table = window.table
     mask = np.uint64(table.shape[0] - 1)
     place = hashed >> window.shift
     while table[place] != _EMPTY:
         place = (place + _ONE) & mask
-    table[place] = (hashed & ~_LOW_32) | np.uint64(slot + 1)
+    return np.int64(place)
+
+
+@inlined
+def _word(hashed: np.uint64, slot: int) -> np.uint64:
+    """What the table holds for a slot."""
+    return (hashed & ~_LOW_32) | np.uint64(slot + 1)
 
 
 @inlined
@@ -159,8 +168,8 @@ def _remove(window: RecentCommands, hashed: np.uint64, slot: int) -> None:
     table, shift = window.table, window.shift
     mask = np.uint64(table.shape[0] - 1)
     hole = hashed >> shift
-    wanted = np.uint64(slot + 1)
-    while table[hole] & _LOW_32 != wanted:
+    wanted = _word(hashed, slot)
+    while table[hole] != wanted:
         hole = (hole + _ONE) & mask
     place = hole
     while True:
@@ -197,7 +206,7 @@ def _judge_new_id(
 
 
 @inlined
-def answered_by_id(
+def judge_id(
     words: npt.NDArray[np.uint64],
     row: int,
     hashed: np.uint64,
@@ -205,25 +214,26 @@ def answered_by_id(
     ledger: npt.NDArray[Any],
     newest_ms: np.uint64,
     reply: Any,
-) -> bool:
-    """Whether a command's id, not zero, is its whole answer: known, reused, too old or early.
+) -> int:
+    """ANSWERED when a command's id, not zero, is its whole answer: known, reused, too old, early.
 
-    The reply is then complete. A new id leaves it as it is.
+    The reply is then complete. A new id leaves it as it is, and its free place in the table is
+    returned, good until the window changes.
     """
     id_0, id_1 = words[row, 0], words[row, 1]
-    slot = find(window, id_0, id_1, hashed)
+    slot, place = _find(window, id_0, id_1, hashed)
     if slot != NOT_FOUND:
         if window.fingerprints[slot] == fingerprint(words, row):
             _copy_reply(window.replies[slot], reply)
             reply["flags"] = _DUPLICATE
         else:
             reply.status = _REUSED
-        return True
+        return ANSWERED
     status = _judge_new_id(swap_bytes(id_0), swap_bytes(id_1), ledger, newest_ms)
     if status != _OK:
         reply.status = status
-        return True
-    return False
+        return ANSWERED
+    return place
 
 
 @inlined
@@ -243,13 +253,19 @@ def remember(
     words: npt.NDArray[np.uint64],
     row: int,
     hashed: np.uint64,
+    place: int,
     reply: Any,
     window: RecentCommands,
     ledger: npt.NDArray[Any],
 ) -> None:
-    """Enter an executed command into the window; the oldest entry leaves a full one."""
+    """Enter an executed command into the window; the oldest entry leaves a full one.
+
+    `place` is the free one of its id. The new entry takes the old one's slot, and its word goes
+    into the table first: where the two words are alike, either may go.
+    """
     state, ids = ledger[0], window.ids
     slot = state.window_entries & (ids.shape[0] - 1)
+    window.table[place] = _word(hashed, slot)
     if state.window_entries >= ids.shape[0]:
         old_0, old_1 = ids[slot, 0], ids[slot, 1]
         _remove(window, hash_id(old_0, old_1, window.seed), slot)
@@ -263,5 +279,4 @@ def remember(
     ids[slot, 1] = words[row, 1]
     window.fingerprints[slot] = fingerprint(words, row)
     _copy_reply(reply, window.replies[slot])
-    _insert(window, hashed, slot)
     state.window_entries += 1

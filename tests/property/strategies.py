@@ -59,7 +59,6 @@ OPERATIONS: Final = (
 UNKNOWN_ACCOUNTS: Final = (0, 2**32, 2**32 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)
 """Also those that a conversion to 32 bits or to int64 would make known."""
 
-UNKNOWN_HOLDS: Final = UNKNOWN_ACCOUNTS
 UNKNOWN_ASSETS: Final = (0, 4_096, 4_097, 2**16 + 1, 2**31, 2**32 - 1)
 EXTREME_AMOUNTS: Final = (I64_MIN, I64_MIN + 1, -1, 0, 1, 2**62, I64_MAX - 1, I64_MAX)
 
@@ -196,7 +195,7 @@ class Drawing:
             return self.one_of(*self.ledger.holds)
         if kind < 15:
             return self.draw(st.integers(max(next_hold - 20, 0), next_hold))
-        return self.one_of(next_hold + 1, *UNKNOWN_HOLDS)
+        return self.one_of(next_hold + 1, *UNKNOWN_ACCOUNTS)
 
     def _is_past(self, hold: Hold) -> bool:
         return 0 < hold.expires_ns <= self.timestamp_ns
@@ -212,8 +211,8 @@ class Drawing:
         return max(account.version + (self.one_of(-1, 1) if self.one_in(4) else 0), 0)
 
     def find(self, account_id: int) -> Account | None:
-        known = 1 <= account_id <= len(self.ledger.accounts)
-        return self.ledger.accounts[account_id - 1] if known else None
+        accounts = self.ledger.accounts
+        return accounts[account_id - 1] if 1 <= account_id <= len(accounts) else None
 
     def edges(self, debit: Account | None, credit: Account | None) -> list[int]:
         """The amounts beyond which a check would refuse to move or hold them."""
@@ -267,27 +266,28 @@ class Drawing:
     def _posting(self, command: Command) -> Command:
         accounts, operation = self.ledger.accounts, command.operation
         debit_id = credit_id = 0
+        barred = self.one_in(8)  # prefer accounts that are locked or closed
         if operation != DEPOSIT:
-            crowds = Counter(account.asset for account in accounts if not account.state)
-            rich = [account for account in accounts if account.available > 0 and not account.state]
+            likely = [account for account in accounts if bool(account.state) == barred]
+            crowds = Counter(account.asset for account in likely)
+            rich = [account for account in likely if account.available > 0 or barred]
             debit_id = self.account_id([a for a in rich if crowds[a.asset] > 1] or rich)
         debit = self.find(debit_id)
         if operation != WITHDRAW:
             fitting = [a for a in accounts if debit is None or a.asset == debit.asset]
             others = [account for account in fitting if account is not debit]
-            credit_id = self.account_id([a for a in others if not a.state] or others)
+            credit_id = self.account_id([a for a in others if bool(a.state) == barred] or others)
         credit = self.find(credit_id)
-        command = command._replace(debit_account=debit_id, credit_account=credit_id)
         edges = self.edges(debit, credit) if debit or self.one_in(3) else []
-        command = command._replace(amount=self.amount(debit.available if debit else 9, *edges))
-        if operation == TRANSFER and self.kind(4) == 3:
+        amount = self.amount(debit.available if debit else 9, *edges)
+        command = command._replace(debit_account=debit_id, credit_account=credit_id, amount=amount)
+        if operation == TRANSFER and self.one_in(4):
             command = command._replace(flags=BALANCING)
         if self.one_in(5):
             version = self.version(credit if operation == DEPOSIT else debit)
             command = command._replace(flags=command.flags | EXPECT_VERSION, reference=version)
-        if operation == HOLD:
-            return command._replace(timeout_s=self.one_of(0, 0, 1, 1, 2, MAX_TIMEOUT_S))
-        return command
+        timeout_s = self.one_of(0, 0, 1, 1, 2, MAX_TIMEOUT_S) if operation == HOLD else 0
+        return command._replace(timeout_s=timeout_s)
 
     def _of_hold(self, command: Command) -> Command:
         command = command._replace(reference=self.hold_id())
@@ -432,10 +432,8 @@ def random_command(
         return command._replace(reference=hold_id, amount=amount, flags=flags)
     if operation in (LOCK, UNLOCK, CLOSE, SET_LIMITS):
         command = command._replace(debit_account=random.randint(10, max(accounts, 10)))
-        if operation in (LOCK, UNLOCK):
+        if operation != SET_LIMITS:
             return command._replace(code=random.choice((0, 1, 2, 3)))
-        if operation == CLOSE:
-            return command
         ceiling = random.choice((I64_MAX, I64_MAX, 2**40))
         return command._replace(amount=random.choice((0, -500)), reference=ceiling)
     debit, credit = random.randint(0, accounts + 1), random.randint(0, accounts + 1)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -27,6 +28,7 @@ from tests.property.strategies import (
     next_times,
     packed,
 )
+from tests.property.test_state_machine import REPEATABLE
 from tests.reference import (
     CAPTURE,
     CLOSE,
@@ -48,6 +50,8 @@ from tests.reference import (
     Command,
     ReferenceLedger,
     Status,
+    is_uuid7,
+    split_chains,
 )
 
 START_NS: Final = 1_700_000_000 * NS_PER_S
@@ -120,6 +124,7 @@ class LedgerRules(RuleBasedStateMachine):
         self.reference = ReferenceLedger(**asdict(parameters))
         self.books = Books()
         self.history: list[Command] = []
+        self.done: list[list[Command]] = []  # chains that succeeded, all under UUIDv7s
         self.now_ns = START_NS
         self.run(first_commands(6))
 
@@ -173,15 +178,16 @@ class LedgerRules(RuleBasedStateMachine):
         assert statuses.count(Status.LINKED_FAILED) == len(members) - 1
         assert Status.OK not in statuses
 
-    @precondition(lambda self: len(self.history) > 12)
-    @rule(count=st.integers(1, 12))
-    def send_again(self, count: int) -> None:
-        """What is known by its id gets its first reply; nothing with an id runs twice."""
-        again = [command for command in self.history[-count:] if command.command_id != NO_ID]
+    @precondition(lambda self: bool(self.done))
+    @rule(data=st.data())
+    def send_again(self, data: st.DataObject) -> None:
+        """What succeeded under a UUIDv7 never runs again, however long it is known."""
+        chain = data.draw(st.sampled_from(self.done))
         before = self.records()
-        replies = self.run(linked(again) if not again else self.history[-count:])
-        if len(again) == count and all(replies["flags"]):
-            assert self.records() == before
+        replies = self.run(chain)
+        assert self.records() == before
+        for reply in replies:
+            assert reply["flags"] or reply["status"] == Status.COMMAND_ID_TOO_OLD
 
     def chains(
         self, operations: tuple[int, ...], lengths: tuple[int, ...]
@@ -197,6 +203,11 @@ class LedgerRules(RuleBasedStateMachine):
         self.reference.apply(packed(batch), self.now_ns)
         self.history += batch
         done = [reply["status"] == Status.OK and not reply["flags"] for reply in replies]
+        successes = iter(done)
+        for chain in split_chains(batch):
+            ran = [next(successes) for _ in chain]
+            if all(ran) and all(is_uuid7(command.command_id) for command in chain):
+                self.done.append(chain)
         for command, reply, success in zip(batch, replies, done, strict=True):
             if success:
                 self.books.enter(command, int(reply["entity"]), int(reply["amount"]))
@@ -272,5 +283,5 @@ def assert_names_nothing_but_its_status(reply: np.void) -> None:
     assert not any(reply[name] for name in names)
 
 
-LedgerRules.TestCase.settings = settings(stateful_step_count=25)
-TestLedgerRules = LedgerRules.TestCase
+LedgerRules.TestCase.settings = settings(REPEATABLE, max_examples=400, stateful_step_count=30)
+TestLedgerRules = pytest.mark.timeout(600)(LedgerRules.TestCase)  # a failure is shrunk at length
