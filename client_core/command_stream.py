@@ -30,6 +30,7 @@ from client_core.records import (
     MAX_MESSAGE_COMMANDS,
     REPLY_BYTES,
     Reply,
+    is_linked,
     unpack_replies,
 )
 from client_core.stream_end import EndOfStream, StreamEnd
@@ -120,12 +121,18 @@ class CommandStream:
     ) -> None:
         await self.close()
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel to the node, for queries beside the stream. Open while the stream is."""
+        return self._channel
+
     # The callers' side
 
     async def submit(self, command: bytes, deadline_s: float | None = None) -> Reply:
         """Send one packed command; its reply, refused or not, is the value.
 
-        Raises ValueError for anything but 64 bytes, and the errors of `client_core.errors`:
+        Raises ValueError for anything but 64 bytes, or for a command that is linked to a next
+        one (`submit_many` takes a chain), and the errors of `client_core.errors`:
         OutcomeUnknown when it was sent and no answer came within the deadline.
         """
         return await self.send(command, deadline_s)
@@ -137,6 +144,8 @@ class CommandStream:
         """
         if len(command) != COMMAND_BYTES:
             raise ValueError(f"a command is {COMMAND_BYTES} bytes, this is {len(command)}")
+        if is_linked(command):
+            raise ValueError("a linked command alone: send the whole chain by submit_many")
         return self._enqueue(command, 1, deadline_s, packed=False)
 
     async def submit_many(self, packed: bytes, deadline_s: float | None = None) -> bytes:
@@ -150,6 +159,9 @@ class CommandStream:
                 f"{len(packed)} bytes: give 1 to {MAX_MESSAGE_COMMANDS} commands of "
                 f"{COMMAND_BYTES} bytes"
             )
+        # other callers' commands follow in the same message: a chain must not reach for them
+        if is_linked(packed[-COMMAND_BYTES:]):
+            raise ValueError("the last command is linked: a chain must end in its message")
         replies: bytes = await self._enqueue(packed, count, deadline_s, packed=True)
         return replies
 

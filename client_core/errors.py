@@ -1,7 +1,9 @@
 """What can go wrong between a caller and the ledger.
 
 RingledgerClientError
-├── Refused             the ledger judged the command and said no (`Reply.raise_for_status` only)
+├── Refused             the ledger judged the command and said no (`Ledger`, `raise_for_status`)
+│   └── ChainRefused    all or nothing, and it was nothing; `index` is the command that failed
+├── NotFound            a query named an account, open hold or asset that isn't there
 ├── InvalidRequest      structurally wrong, nothing was run: correct it, don't retry
 ├── Retryable           surely not run: send it again with the same command id
 │   ├── NotLeader       this node doesn't lead; `leader` is who does, if known
@@ -10,12 +12,14 @@ RingledgerClientError
 │   └── StreamClosed    the stream was closed by its owner
 └── OutcomeUnknown      sent and not answered: send it again with the same command id
 
-A business outcome is a value, `Reply.status`; only what is listed here is raised.
+On a stream a business outcome is a value, `Reply.status`; only what is listed here is raised.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from client_core.answers import LedgerReply
     from client_core.records import Reply, Status
 
 _COMMAND_BYTES: Final = 64
@@ -27,12 +31,40 @@ class RingledgerClientError(Exception):
 
 
 class Refused(RingledgerClientError):
-    """A reply whose status is not OK, raised only when a caller asks for it."""
+    """A status that is not OK, raised only where a caller asks for it.
 
-    def __init__(self, status: "Status", reply: "Reply") -> None:
-        super().__init__(f"refused: {status.name}")
+    `reply` is None when a look-up had told the same and nothing was sent.
+    """
+
+    def __init__(self, status: "Status", reply: "Reply | None", why: str = "") -> None:
+        super().__init__(f"refused: {status.name}" + (f": {why}" if why else ""))
         self.status = status
         self.reply = reply
+
+
+class ChainRefused(Refused):
+    """Commands that stand or fall together: none of them did anything.
+
+    `index` and `status` are those of the command that failed, `replies` all replies in order.
+    """
+
+    def __init__(self, index: int, replies: "Sequence[LedgerReply]") -> None:
+        failed = replies[index]
+        super().__init__(failed.status, failed.minor, f"command {index} of {len(replies)}")
+        self.index = index
+        self.replies = replies
+
+
+class NotFound(RingledgerClientError):
+    """What a query named isn't there.
+
+    `reason` is ACCOUNT_NOT_FOUND, HOLD_NOT_FOUND (never opened), HOLD_NOT_OPEN (captured,
+    released or expired) or ASSET_NOT_FOUND.
+    """
+
+    def __init__(self, reason: str, why: str) -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 class InvalidRequest(RingledgerClientError):

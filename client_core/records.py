@@ -2,7 +2,7 @@
 
 COMMAND, 64 bytes          REPLY, 48 bytes           (little-endian, naturally aligned)
  0 command_id     16        0 sequence       u64  of the first execution
-16 debit_account  u64       8 entity         u64  new account id, else 0
+16 debit_account  u64       8 entity         u64  account opened, or hold; else 0
 24 credit_account u64      16 amount         i64  moved, minor units
 32 amount         i64      24 debit_balance  i64  after the command
 40 reference      u64      32 credit_balance i64
@@ -11,10 +11,15 @@ COMMAND, 64 bytes          REPLY, 48 bytes           (little-endian, naturally a
 54 flags          u16      44 reserved       u32
 56 timeout_s      u32
 60 code           u32
+
+The functions below build one command each, 64 bytes, and raise ValueError for an argument that
+no command can carry. `linked=True` ties a command to the next one of its message: such a chain
+stands or falls together, and its last command is not linked.
 """
 
 import struct
-from enum import IntEnum
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
 from client_core.errors import Refused
@@ -31,9 +36,12 @@ DUPLICATE_FLAG: Final = 1
 _COMMAND: Final = struct.Struct("<16sQQqQIHHII")
 _REPLY: Final = struct.Struct("<QQqqqHHI")
 _U32_MAX: Final = 2**32 - 1
-_U64_MAX: Final = 2**64 - 1
+U64_MAX: Final = 2**64 - 1
 _MAX_ASSET: Final = 4_095
 _MAX_DECIMALS: Final = 18
+_FLAGS_AT: Final = 54
+"""The byte of a command that holds all flags there are."""
+
 _MAX_SYMBOL_BYTES: Final = 8
 _SYMBOL_CHARACTERS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
@@ -49,22 +57,69 @@ class Operation(IntEnum):
     WITHDRAW = 3
     TRANSFER = 4
     REGISTER_ASSET = 5
+    HOLD = 6
+    CAPTURE = 7
+    RELEASE = 8
+    LOCK = 10
+    UNLOCK = 11
+    CLOSE = 12
+    SET_LIMITS = 13
+
+
+class CommandFlag(IntFlag):
+    """Bits of a command's flags."""
+
+    LINKED = 1
+    BALANCING = 2
+    EXPECT_VERSION = 4
+    KEEP_REST_HELD = 8
+
+
+class Side(IntFlag):
+    """What a lock keeps from an account."""
+
+    DEBITS = 1
+    CREDITS = 2
+    BOTH = 3
+
+
+_EXPECT_VERSION: Final = frozenset(
+    {Operation.DEPOSIT, Operation.WITHDRAW, Operation.TRANSFER, Operation.HOLD}
+)
+"""Where a version other than 0 in `reference` is one to check."""
 
 
 class Status(IntEnum):
-    """How a command ended. A number that a newer node sends becomes a `STATUS_<number>`."""
+    """How a command ended, in the order of checking.
+
+    A number that a newer node sends becomes a `STATUS_<number>`.
+    """
 
     OK = 1
     COMMAND_ID_REUSED = 2
     COMMAND_ID_TOO_OLD = 3
     COMMAND_ID_IN_FUTURE = 4
+    CHAIN_ID_REUSED = 5
+    LINKED_FAILED = 6
+    HOLD_NOT_FOUND = 41
+    HOLD_NOT_OPEN = 42
+    HOLD_EXPIRED = 43
+    HOLD_NOT_EXPIRED = 44
     AMOUNT_NOT_POSITIVE = 10
+    HOLD_EXCEEDED = 45
     SAME_ACCOUNT = 11
     DEBIT_ACCOUNT_NOT_FOUND = 12
     CREDIT_ACCOUNT_NOT_FOUND = 13
     ASSETS_DIFFER = 14
+    DEBIT_ACCOUNT_CLOSED = 30
+    CREDIT_ACCOUNT_CLOSED = 31
+    DEBIT_ACCOUNT_LOCKED = 32
+    CREDIT_ACCOUNT_LOCKED = 33
+    VERSION_MISMATCH = 34
     INSUFFICIENT_FUNDS = 15
     BALANCE_OVERFLOW = 16
+    CEILING_EXCEEDED = 17
+    HOLD_CAPACITY_REACHED = 40
     ASSET_NOT_FOUND = 20
     ACCOUNT_CAPACITY_REACHED = 21
     ASSET_NUMBER_OUT_OF_RANGE = 22
@@ -72,6 +127,12 @@ class Status(IntEnum):
     ASSET_SYMBOL_INVALID = 24
     ASSET_EXISTS = 25
     ASSET_SYMBOL_TAKEN = 26
+    LOCK_CODE_INVALID = 50
+    FLOOR_OUT_OF_RANGE = 51
+    FLOOR_ABOVE_CEILING = 52
+    BALANCE_OUTSIDE_LIMITS = 53
+    BALANCE_NOT_ZERO = 54
+    HOLDS_OPEN = 55
 
     @classmethod
     def _missing_(cls, value: object) -> "Status | None":
@@ -81,6 +142,26 @@ class Status(IntEnum):
         unknown._name_ = f"STATUS_{value}"
         unknown._value_ = value
         return unknown
+
+
+class Fields(NamedTuple):
+    """A packed command's fields, in the record's order."""
+
+    command_id: bytes
+    debit_account: int
+    credit_account: int
+    amount: int
+    reference: int
+    asset: int
+    operation: int
+    flags: int
+    timeout_s: int
+    code: int
+
+
+def unpack_fields(command: bytes) -> Fields:
+    """The fields of one packed command, 64 bytes."""
+    return Fields._make(_COMMAND.unpack(command))
 
 
 class _Statuses(dict[int, Status]):
@@ -96,7 +177,8 @@ _STATUSES: Final = _Statuses({int(status): status for status in Status})
 class Reply(NamedTuple):
     """How one command ended. Balances are after the command, all in the asset's minor units.
 
-    DEPOSIT's debit and WITHDRAW's credit balance are the asset's external account's. A refused
+    DEPOSIT's debit and WITHDRAW's credit balance are the asset's external account's. `entity` is
+    the account that was opened, or the hold that was opened, captured or released. A refused
     command moved nothing: `entity`, `amount` and both balances are 0.
     """
 
@@ -138,82 +220,254 @@ def unpack_replies(packed: bytes | memoryview) -> list[Reply]:
     return list(map(Reply._make, _REPLY.iter_unpack(packed)))
 
 
-def create_account(
-    command_id: bytes, *, asset: int = 1, reference: int = 0, code: int = 0
-) -> bytes:
-    """64 bytes that open an account of `asset`; `reference` (u64) and `code` (u32) are yours.
+def is_linked(command: bytes) -> bool:
+    """Whether a packed command is tied to the next one."""
+    return bool(command[_FLAGS_AT] & CommandFlag.LINKED)
 
-    The new account's id is `Reply.entity`. Raises ValueError for anything out of range.
+
+def link(commands: Sequence[bytes]) -> bytes:
+    """Packed commands as one chain: all linked but the last.
+
+    Linking again what was linked gives the same bytes, so a chain can be sent again as it was.
     """
-    _check("asset", asset, 1, _MAX_ASSET)
-    _check("reference", reference, 0, _U64_MAX)
-    return _pack(Operation.CREATE_ACCOUNT, command_id, code, asset=asset, reference=reference)
+    packed = bytearray(b"".join(commands))
+    for flags_at in range(_FLAGS_AT, len(packed) - COMMAND_BYTES, COMMAND_BYTES):
+        packed[flags_at] |= CommandFlag.LINKED
+    return bytes(packed)
 
 
-def deposit(command_id: bytes, credit_account: int, amount: int, *, code: int = 0) -> bytes:
-    """64 bytes that bring `amount` minor units in from outside. Raises ValueError."""
-    _check("credit_account", credit_account, 1, _U64_MAX)
-    _check("amount", amount, 1, AMOUNT_MAX)
-    return _pack(Operation.DEPOSIT, command_id, code, credit=credit_account, amount=amount)
-
-
-def withdraw(command_id: bytes, debit_account: int, amount: int, *, code: int = 0) -> bytes:
-    """64 bytes that take `amount` minor units out of the ledger. Raises ValueError."""
-    _check("debit_account", debit_account, 1, _U64_MAX)
-    _check("amount", amount, 1, AMOUNT_MAX)
-    return _pack(Operation.WITHDRAW, command_id, code, debit=debit_account, amount=amount)
-
-
-def transfer(
-    command_id: bytes, debit_account: int, credit_account: int, amount: int, *, code: int = 0
+def create_account(
+    command_id: bytes, *, asset: int = 1, reference: int = 0, code: int = 0, linked: bool = False
 ) -> bytes:
-    """64 bytes that move `amount` minor units between two accounts. Raises ValueError."""
-    _check("debit_account", debit_account, 1, _U64_MAX)
-    _check("credit_account", credit_account, 1, _U64_MAX)
-    if debit_account == credit_account:
-        raise ValueError(f"debit and credit account are both {debit_account}: name two accounts")
-    _check("amount", amount, 1, AMOUNT_MAX)
+    """Open an account of `asset`; `reference` (u64) and `code` (u32) are yours.
+
+    The new account's id is `Reply.entity`.
+    """
+    check_range("asset", asset, 1, _MAX_ASSET)
+    check_range("reference", reference, 0, U64_MAX)
     return _pack(
-        Operation.TRANSFER,
-        command_id,
-        code,
-        debit=debit_account,
-        credit=credit_account,
-        amount=amount,
+        Operation.CREATE_ACCOUNT, command_id, code, linked, asset=asset, reference=reference
     )
 
 
-def register_asset(command_id: bytes, *, asset: int, symbol: str, decimals: int) -> bytes:
-    """64 bytes that register asset number 1 .. 4095 with 0 .. 18 decimals. Raises ValueError."""
-    _check("asset", asset, 1, _MAX_ASSET)
-    _check("decimals", decimals, 0, _MAX_DECIMALS)
+def deposit(
+    command_id: bytes,
+    credit_account: int,
+    amount: int,
+    *,
+    expected_version: int = 0,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Bring `amount` minor units in from outside.
+
+    With `expected_version` only if the account has that version; 0 is any.
+    """
+    check_range("credit_account", credit_account, 1, U64_MAX)
+    check_range("amount", amount, 1, AMOUNT_MAX)
+    fields = {"credit": credit_account, "amount": amount}
+    fields |= _expecting(expected_version)
+    return _pack(Operation.DEPOSIT, command_id, code, linked, **fields)
+
+
+def withdraw(
+    command_id: bytes,
+    debit_account: int,
+    amount: int,
+    *,
+    expected_version: int = 0,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Take `amount` minor units out of the ledger; `expected_version` as in `deposit`."""
+    check_range("debit_account", debit_account, 1, U64_MAX)
+    check_range("amount", amount, 1, AMOUNT_MAX)
+    fields = {"debit": debit_account, "amount": amount}
+    fields |= _expecting(expected_version)
+    return _pack(Operation.WITHDRAW, command_id, code, linked, **fields)
+
+
+def transfer(
+    command_id: bytes,
+    debit_account: int,
+    credit_account: int,
+    amount: int,
+    *,
+    balancing: bool = False,
+    expected_version: int = 0,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Move `amount` minor units between two accounts.
+
+    `balancing` moves what is available, up to the amount. `expected_version` is the debit
+    account's.
+    """
+    fields = _two_accounts(debit_account, credit_account, amount) | _expecting(expected_version)
+    flags = CommandFlag.BALANCING if balancing else 0
+    return _pack(Operation.TRANSFER, command_id, code, linked, flags, **fields)
+
+
+def hold(
+    command_id: bytes,
+    debit_account: int,
+    credit_account: int,
+    amount: int,
+    *,
+    timeout_s: int = 0,
+    expected_version: int = 0,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Reserve `amount` minor units of the debit account, to be captured into the credit account.
+
+    The hold's id is `Reply.entity`. It is released by itself after `timeout_s` seconds of ledger
+    time (u32); 0 is never.
+    """
+    check_range("timeout_s", timeout_s, 0, _U32_MAX)
+    fields = _two_accounts(debit_account, credit_account, amount) | _expecting(expected_version)
+    return _pack(Operation.HOLD, command_id, code, linked, timeout_s=timeout_s, **fields)
+
+
+def capture(
+    command_id: bytes,
+    hold_id: int,
+    amount: int = 0,
+    *,
+    balancing: bool = False,
+    keep_rest_held: bool = False,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Move `amount` minor units of what a hold reserved, and free the rest; 0 is all of it.
+
+    `balancing` moves what is held, up to the amount. With `keep_rest_held` the rest stays held.
+    """
+    check_range("hold_id", hold_id, 1, U64_MAX)
+    check_range("amount", amount, 0, AMOUNT_MAX)
+    flags = CommandFlag.BALANCING if balancing else 0
+    flags |= CommandFlag.KEEP_REST_HELD if keep_rest_held else 0
+    fields = {"reference": hold_id, "amount": amount}
+    return _pack(Operation.CAPTURE, command_id, code, linked, flags, **fields)
+
+
+def release(
+    command_id: bytes, hold_id: int, amount: int = 0, *, code: int = 0, linked: bool = False
+) -> bytes:
+    """Free `amount` minor units of what a hold reserved; 0 is all of it."""
+    check_range("hold_id", hold_id, 1, U64_MAX)
+    check_range("amount", amount, 0, AMOUNT_MAX)
+    fields = {"reference": hold_id, "amount": amount}
+    return _pack(Operation.RELEASE, command_id, code, linked, **fields)
+
+
+def lock(command_id: bytes, account: int, side: Side = Side.BOTH, *, linked: bool = False) -> bytes:
+    """Lock an account against debits, credits or both; what is locked already stays so."""
+    return _pack_lock(Operation.LOCK, command_id, account, side, linked)
+
+
+def unlock(
+    command_id: bytes, account: int, side: Side = Side.BOTH, *, linked: bool = False
+) -> bytes:
+    """Take an account's locks off again."""
+    return _pack_lock(Operation.UNLOCK, command_id, account, side, linked)
+
+
+def close_account(command_id: bytes, account: int, *, code: int = 0, linked: bool = False) -> bytes:
+    """Close an account for ever. Its balance must be zero and none of its holds open."""
+    check_range("account", account, 1, U64_MAX)
+    return _pack(Operation.CLOSE, command_id, code, linked, debit=account)
+
+
+def set_limits(
+    command_id: bytes,
+    account: int,
+    *,
+    floor: int = 0,
+    ceiling: int = AMOUNT_MAX,
+    code: int = 0,
+    linked: bool = False,
+) -> bytes:
+    """Set the least that posted - held, and the most that posted may be, in minor units.
+
+    Below zero the floor is a credit line.
+    """
+    check_range("account", account, 1, U64_MAX)
+    check_range("floor", floor, -AMOUNT_MAX, AMOUNT_MAX)
+    check_range("ceiling", ceiling, -AMOUNT_MAX, AMOUNT_MAX)
+    if floor > ceiling:
+        raise ValueError(f"floor {floor} is above ceiling {ceiling}: exchange them")
+    fields = {"debit": account, "amount": floor, "reference": ceiling & U64_MAX}
+    return _pack(Operation.SET_LIMITS, command_id, code, linked, **fields)
+
+
+def register_asset(
+    command_id: bytes, *, asset: int, symbol: str, decimals: int, linked: bool = False
+) -> bytes:
+    """Register asset number 1 .. 4095 with 0 .. 18 decimals."""
+    check_range("asset", asset, 1, _MAX_ASSET)
+    check_range("decimals", decimals, 0, _MAX_DECIMALS)
     text = symbol.encode()
     if not 1 <= len(text) <= _MAX_SYMBOL_BYTES or not _SYMBOL_CHARACTERS.issuperset(text):
         raise ValueError(f"symbol is {symbol!r}: use 1 to 8 characters of A-Z and 0-9")
     reference = int.from_bytes(text, "little")
-    return _pack(Operation.REGISTER_ASSET, command_id, decimals, asset=asset, reference=reference)
+    return _pack(
+        Operation.REGISTER_ASSET, command_id, decimals, linked, asset=asset, reference=reference
+    )
+
+
+def _two_accounts(debit_account: int, credit_account: int, amount: int) -> dict[str, int]:
+    check_range("debit_account", debit_account, 1, U64_MAX)
+    check_range("credit_account", credit_account, 1, U64_MAX)
+    if debit_account == credit_account:
+        raise ValueError(f"debit and credit account are both {debit_account}: name two accounts")
+    check_range("amount", amount, 1, AMOUNT_MAX)
+    return {"debit": debit_account, "credit": credit_account, "amount": amount}
+
+
+def _expecting(version: int) -> dict[str, int]:
+    check_range("expected_version", version, 0, U64_MAX)
+    return {"reference": version}
+
+
+def _pack_lock(
+    operation: Operation, command_id: bytes, account: int, side: Side, linked: bool
+) -> bytes:
+    check_range("account", account, 1, U64_MAX)
+    check_range("side", side, Side.DEBITS, Side.BOTH)
+    return _pack(operation, command_id, side, linked, debit=account)
 
 
 def _pack(
     operation: Operation,
     command_id: bytes,
     code: int,
+    linked: bool,
+    flags: int = 0,
     *,
     debit: int = 0,
     credit: int = 0,
     amount: int = 0,
     reference: int = 0,
     asset: int = 0,
+    timeout_s: int = 0,
 ) -> bytes:
     if len(command_id) != COMMAND_ID_BYTES:
         raise ValueError(
             f"command_id is {len(command_id)} bytes: give 16, from CommandIds.next_id() or "
             "uuid.UUID.bytes (16 zero bytes: no protection against running twice)"
         )
-    _check("code", code, 0, _U32_MAX)
-    return _COMMAND.pack(command_id, debit, credit, amount, reference, asset, operation, 0, 0, code)
+    check_range("code", code, 0, _U32_MAX)
+    if linked:
+        flags |= CommandFlag.LINKED
+    if reference and operation in _EXPECT_VERSION:
+        flags |= CommandFlag.EXPECT_VERSION
+    return _COMMAND.pack(
+        command_id, debit, credit, amount, reference, asset, operation, flags, timeout_s, code
+    )
 
 
-def _check(name: str, value: object, least: int, most: int) -> None:
+def check_range(name: str, value: object, least: int, most: int) -> None:
+    """Raises ValueError, naming the argument, for anything but an integer in least .. most."""
     if not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} is {value!r}: give an integer in {least} .. {most}")

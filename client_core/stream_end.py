@@ -97,7 +97,7 @@ class EndOfStream:
     def _catch(self, _: object) -> None:
         # The status is there, so grpc's coroutines return without suspending; a task would run
         # only after a failing write may have overwritten it.
-        self._first = _stream_end(
+        self._first = stream_end(
             _at_once(self._call.code()),
             _at_once(self._call.details()),
             _at_once(self._call.trailing_metadata()),
@@ -115,13 +115,14 @@ class EndOfStream:
             code = await self._call.code()
             late = asyncio.get_running_loop().time() >= deadline
             if late or code is not grpc.StatusCode.INTERNAL:
-                return _stream_end(
+                return stream_end(
                     code, await self._call.details(), await self._call.trailing_metadata()
                 )
             await asyncio.sleep(_STATUS_POLL_S)
 
 
-def _stream_end(code: grpc.StatusCode, details: str | None, trailing: Any) -> StreamEnd:
+def stream_end(code: grpc.StatusCode, details: str | None, trailing: Any) -> StreamEnd:
+    """A call's code, text and trailing metadata, with the node's own reason if it gave one."""
     for key, value in trailing or ():
         if key == _DETAILS_KEY:
             for detail in status_pb2.Status.FromString(value).details:

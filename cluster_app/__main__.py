@@ -9,6 +9,7 @@ _USAGE = """usage: python -m cluster_app ROLE [flags]
 
 roles:
   leader   take commands, journal, apply and answer them
+  audit    replay a journal and check it: digests, chain, sums; against the oracle if asked
   warmup   compile the kernels into the cache and leave
   measure  measure a part alone: `measure kernel`, `measure replay`
 
@@ -41,6 +42,15 @@ def _run(role: str, arguments: list[str]) -> int:
             print(f"ringledger leader: {error}", file=sys.stderr, flush=True)
             return 1
         return 0
+    if role == "audit":
+        from cluster_app import audit
+        from cluster_core.errors import RingledgerError
+
+        try:
+            return audit.main(arguments)
+        except RingledgerError as error:
+            print(f"ringledger audit: {error}", file=sys.stderr, flush=True)
+            return 1
     if role == "warmup":
         import cluster_core.state_machine  # noqa: F401
 

@@ -74,6 +74,7 @@ class Engine:
                 self._pipeline.delivered(deliveries[0])
                 deliveries.popleft()
             self._reported = self._loop.time()
+            self._pipeline.expire_holds()
             self._pipeline.journal_waiting()
         self._wake_waiting()
 
@@ -85,6 +86,8 @@ class Engine:
                 self._reported = self._loop.time()
             elif self._loop.time() - self._reported > self._append_timeout_s:
                 pipeline.stop(f"the journal reported nothing for {self._append_timeout_s:.0f} s")
+            pipeline.expire_holds()
+            pipeline.journal_waiting()
             if pipeline.batches == self._batches_seen:
                 pipeline.heartbeat()
             self._batches_seen = pipeline.batches

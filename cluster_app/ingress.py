@@ -15,10 +15,10 @@ from cluster_app.egress import CallRoute, Codec, StreamRoute
 from cluster_app.engine import Engine
 from cluster_app.envelope import read_request, write_response
 from cluster_app.rpc import Context, Refusal, not_leader, unary
-from cluster_app.typed import pack_command, read_reply
+from cluster_app.typed import pack_commands, read_reply
 from cluster_core.errors import InvalidCommands
 from cluster_core.pipeline import Fate
-from cluster_core.record import COMMAND_BYTES, MAX_MESSAGE_COMMANDS, REPLY
+from cluster_core.record import COMMAND_BYTES, REPLY
 from cluster_core.structure import read_message
 from proto import ledger_pb2
 
@@ -90,8 +90,10 @@ class Ingress:
                 return
             index += 1
 
-    async def execute(self, context: Context, commands: Any) -> tuple[np.ndarray[Any, Any], int]:
-        """Run typed commands as one message: (REPLY [n], ledger time)."""
+    async def execute(
+        self, context: Context, commands: Any, *, atomic: bool = False
+    ) -> tuple[np.ndarray[Any, Any], int]:
+        """Run typed commands as one message, as one chain when `atomic`: (REPLY [n], time)."""
         engine = self.engine
         if engine is None or not engine.accepting:
             await not_leader(self.leader).abort(context)
@@ -99,14 +101,7 @@ class Ingress:
         try:
             if len(commands) > self._max_in_flight:
                 await _over_limit(len(commands), self._max_in_flight, 0).abort(context)
-            if not 1 <= len(commands) <= MAX_MESSAGE_COMMANDS:
-                raise InvalidCommands(
-                    -1,
-                    f"{len(commands)} commands: a call holds 1 to {MAX_MESSAGE_COMMANDS}",
-                )
-            packed = b"".join(
-                pack_command(index, command) for index, command in enumerate(commands)
-            )
+            packed = pack_commands(commands, atomic=atomic)
             read_message(packed)
         except InvalidCommands as error:
             await _invalid(error, 0).abort(context)
@@ -184,8 +179,10 @@ class CommandService:
     async def execute_batch(
         self, request: ledger_pb2.ExecuteBatchRequest, context: Context
     ) -> ledger_pb2.ExecuteBatchResponse:
-        """Run independent typed commands next to each other."""
-        replies, ledger_time_ns = await self._ingress.execute(context, request.commands)
+        """Run typed commands next to each other, independent or all or nothing."""
+        replies, ledger_time_ns = await self._ingress.execute(
+            context, request.commands, atomic=request.atomic
+        )
         return ledger_pb2.ExecuteBatchResponse(
             replies=[read_reply(reply) for reply in replies],
             ledger_time_ns=ledger_time_ns,

@@ -236,7 +236,7 @@ async def _serve(
             bank.BankCommandService(service.ingress).handlers(),
             bank.BankQueryService(state).handlers(),
             ingress.CommandService(service.ingress).handlers(),
-            queries.QueryService(state).handlers(),
+            queries.QueryService(state, status.position).handlers(),
             queries.ClusterService(state, status).handlers(),
         )
     )

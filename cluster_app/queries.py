@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
 from cluster_app.rpc import Context, Refusal, unary
+from cluster_app.typed import read_account, read_asset, read_hold
 from cluster_core.reader_rule import Position
 from cluster_core.state_machine import StateMachine
 from proto import ledger_pb2
@@ -28,16 +29,24 @@ class NodeStatus:
 
 
 class QueryService:
-    """One account by its id."""
+    """One account or open hold by its id, and the totals of all.
 
-    def __init__(self, state: StateMachine) -> None:
+    `position` gives the newest counted position.
+    """
+
+    def __init__(self, state: StateMachine, position: Callable[[], Position]) -> None:
         self._state = state
+        self._position = position
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Handlers for a server."""
         return grpc.method_handlers_generic_handler(
             QUERY_SERVICE,
-            {"GetAccount": unary(self.get_account, ledger_pb2.GetAccountRequest)},
+            {
+                "GetAccount": unary(self.get_account, ledger_pb2.GetAccountRequest),
+                "GetHold": unary(self.get_hold, ledger_pb2.GetHoldRequest),
+                "GetTotals": unary(self.get_totals, ledger_pb2.GetTotalsRequest),
+            },
         )
 
     async def get_account(
@@ -57,7 +66,37 @@ class QueryService:
                 },
             ).abort(context)
         return ledger_pb2.GetAccountResponse(
-            account=_typed_account(account), applied_sequence=applied
+            account=read_account(account), applied_sequence=applied
+        )
+
+    async def get_hold(
+        self, request: ledger_pb2.GetHoldRequest, context: Context
+    ) -> ledger_pb2.GetHoldResponse:
+        """The open hold and the sequence up to which it is known.
+
+        NOT_FOUND tells an id that was never given (HOLD_NOT_FOUND) from a hold that was captured,
+        released or has expired (HOLD_NOT_OPEN).
+        """
+        applied = self._state.applied
+        hold = self._state.hold(request.hold_id)
+        if hold is None:
+            given = 1 <= request.hold_id < self._state.next_hold
+            await Refusal(
+                grpc.StatusCode.NOT_FOUND,
+                f"hold {request.hold_id} {'is no longer open' if given else 'does not exist'}",
+                "HOLD_NOT_OPEN" if given else "HOLD_NOT_FOUND",
+                {"hold_id": str(request.hold_id), "applied_sequence": str(applied)},
+            ).abort(context)
+        return ledger_pb2.GetHoldResponse(hold=read_hold(hold), applied_sequence=applied)
+
+    async def get_totals(
+        self, request: ledger_pb2.GetTotalsRequest, context: Context
+    ) -> ledger_pb2.GetTotalsResponse:
+        """Every asset with its sums and counts, kept as the ledger changes: no scan."""
+        return ledger_pb2.GetTotalsResponse(
+            assets=_assets(self._state),
+            applied_sequence=self._state.applied,
+            ledger_time_ns=self._position().timestamp_ns,
         )
 
 
@@ -91,33 +130,9 @@ class ClusterService:
             accounts=self._state.accounts,
             ledger_id=status.ledger_id,
             chain=position.chain,
-            assets=[
-                _typed_asset(self._state.asset(number)) for number in self._state.asset_numbers()
-            ],
+            assets=_assets(self._state),
         )
 
 
-def _typed_account(account: Any) -> ledger_pb2.Account:
-    return ledger_pb2.Account(
-        account_id=int(account["account_id"]),
-        asset=int(account["asset"]),
-        posted=int(account["posted"]),
-        held=int(account["held"]),
-        debits_total=int(account["credits_total"]) - int(account["posted"]),
-        credits_total=int(account["credits_total"]),
-        version=int(account["version"]),
-        last_sequence=int(account["last_sequence"]),
-        reference=int(account["reference"]),
-        code=int(account["code"]),
-        opened_ns=int(account["opened_ns"]),
-    )
-
-
-def _typed_asset(asset: Any) -> ledger_pb2.Asset:
-    return ledger_pb2.Asset(
-        asset=int(asset["number"]),
-        decimals=int(asset["decimals"]),
-        symbol=int(asset["symbol"]).to_bytes(8, "little").rstrip(b"\0").decode("ascii"),
-        posted_total=-int(asset["external"]),
-        accounts=int(asset["accounts"]),
-    )
+def _assets(state: StateMachine) -> list[ledger_pb2.Asset]:
+    return [read_asset(state.asset(number)) for number in state.asset_numbers()]

@@ -74,6 +74,9 @@ class LeaderSettings:
     account_capacity: int | None = _setting(
         None, "accounts at most; fixed by the first start (2^26)"
     )
+    hold_capacity: int | None = _setting(
+        None, "open holds at most; fixed by the first start (2^22)"
+    )
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ class LeaderSettings:
             "window_capacity": self.window_capacity,
             "id_ahead_ns": None if self.id_ahead_ms is None else self.id_ahead_ms * 1_000_000,
             "account_capacity": self.account_capacity,
+            "hold_capacity": self.hold_capacity,
         }
         chosen = {name: value for name, value in wanted.items() if value is not None}
         if ledger is None:

@@ -20,10 +20,11 @@ EPOCH_START's body (`EpochStart`):
   0 window_capacity  u64  recent command ids kept
   8 id_ahead_ns      u64  how far a UUIDv7 may be ahead of its batch
  16 account_capacity u64
- 24 name_bytes       u16
- 26 address_bytes    u16
- 28 reserved         u32
- 32 name, then address, both UTF-8
+ 24 hold_capacity    u64
+ 32 name_bytes       u16
+ 34 address_bytes    u16
+ 36 reserved         u32
+ 40 name, then address, both UTF-8
 """
 
 import struct
@@ -47,10 +48,10 @@ NO_LEADER: Final = bytes(16)
 _HEADER: Final = struct.Struct("<8sHHIQ16sQqII32s32s")
 _SEALED: Final = 96
 """The digest covers the header up to here."""
-_EPOCH_START: Final = struct.Struct("<QQQHHI")
+_EPOCH_START: Final = struct.Struct("<QQQQHHI")
 _MAX_TEXT_BYTES: Final = 255
 
-if _HEADER.size != HEADER_BYTES or _EPOCH_START.size != 32:
+if _HEADER.size != HEADER_BYTES or _EPOCH_START.size != 40:
     raise ImportError("batch header layout does not match the format")
 
 
@@ -83,12 +84,13 @@ class LedgerParameters:
     """What the first EPOCH_START fixes for the whole life of a ledger.
 
     `window_capacity` recent command ids (a power of two), `id_ahead_ns` nanoseconds that a UUIDv7
-    may be ahead of its batch, `account_capacity` accounts at most.
+    may be ahead of its batch, `account_capacity` accounts and `hold_capacity` open holds at most.
     """
 
     window_capacity: int = 1 << 22
     id_ahead_ns: int = 1_000_000_000
     account_capacity: int = 1 << 26
+    hold_capacity: int = 1 << 22
 
     def __post_init__(self) -> None:
         if not 2 <= self.window_capacity <= 1 << 30 or self.window_capacity.bit_count() != 1:
@@ -97,6 +99,8 @@ class LedgerParameters:
             raise ValueError("ids may be ahead by 0 ns to one hour")
         if not 1 <= self.account_capacity <= 1 << 32:
             raise ValueError("account capacity must be in 1 .. 2^32")
+        if not 1 <= self.hold_capacity <= 1 << 28:
+            raise ValueError("hold capacity must be in 1 .. 2^28")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ class EpochStart:
                 fixed.window_capacity,
                 fixed.id_ahead_ns,
                 fixed.account_capacity,
+                fixed.hold_capacity,
                 len(name),
                 len(address),
                 0,
@@ -130,14 +135,16 @@ class EpochStart:
     def unpack(body: bytes) -> "EpochStart":
         """The decoded body. Raises JournalFault when it is not one."""
         try:
-            window, ahead, accounts, name_bytes, address_bytes, _ = _EPOCH_START.unpack_from(body)
+            *parameters, name_bytes, address_bytes, _ = _EPOCH_START.unpack_from(body)
             name_end = _EPOCH_START.size + name_bytes
             if len(body) != name_end + address_bytes:
-                raise ValueError("its texts have the wrong length")
+                raise ValueError(
+                    f"{len(body)} bytes do not fit; a development version may have written it"
+                )
             return EpochStart(
                 body[_EPOCH_START.size : name_end].decode(),
                 body[name_end:].decode(),
-                LedgerParameters(window, ahead, accounts),
+                LedgerParameters(*parameters),
             )
         except (struct.error, ValueError) as error:
             raise JournalFault(f"unreadable EPOCH_START body: {error}") from error

@@ -28,6 +28,10 @@ _MAP_NORESERVE: Final = 0x4000
 _HUGE_PAGE_BYTES: Final = 1 << 21
 
 
+_NO_COUNTS: Final[Any] = {"_nrt": False}
+"""Kernels make no arrays, so they need not count references: counting halved the transfer rate."""
+
+
 def _cache_folder() -> Path:
     sources = blake3()
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -53,13 +57,19 @@ def kernel(signature: Any) -> Callable[[F], F]:
     """Compile a function when its module is imported; it runs without the GIL."""
     if _config.DISABLE_JIT:
         return np.errstate(over="ignore")
-    decorate: Callable[[F], F] = numba.njit(signature, cache=True, nogil=True)
+    decorate: Callable[[F], F] = numba.njit(signature, cache=True, nogil=True, **_NO_COUNTS)
     return decorate
 
 
 def inlined(function: F) -> F:
-    """Compile a function as part of the kernels that call it."""
-    compiled: F = numba.njit(function)
+    """Compile a function into each of its callers: for what is small, or what a hot loop holds."""
+    compiled: F = numba.njit(function, forceinline=True, **_NO_COUNTS)
+    return compiled
+
+
+def called(function: F) -> F:
+    """Compile a function that kernels call: for what is large, or rare in a hot loop."""
+    compiled: F = numba.njit(function, **_NO_COUNTS)
     return compiled
 
 

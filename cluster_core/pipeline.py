@@ -1,6 +1,7 @@
 """The leader's stages, on one thread: ring, journal, state machine, reply ring, egress.
 
-  1. submit    a client message goes into the command ring as one block
+  1. submit    a client message goes into the command ring as one block, and so do the leader's
+               own EXPIRE commands
   2. journal   what waits is sealed into a batch and handed to the journal
   3. deliver   the journal's report makes the oldest batch count, or ends the leadership
   4. apply     the kernel applies the batch and fills the reply ring
@@ -29,6 +30,7 @@ from cluster_core.record import (
     MAX_MESSAGE_COMMANDS,
     REPLY,
     REPLY_BYTES,
+    Operation,
 )
 from cluster_core.ring_buffer import RingBuffer
 from cluster_core.state_machine import StateMachine
@@ -42,6 +44,10 @@ queue that it may not send yet: at eight it took a fifth of two cores and halved
 
 FURTHER_BATCH_COMMANDS: Final = 256
 """Commands that must wait before another batch joins those in flight: tiny ones burn the broker."""
+
+
+EXPIRED_AT_ONCE: Final = 4_096
+"""EXPIRE commands in one message: half a batch, so that clients' messages go beside them."""
 
 
 class Fate(Enum):
@@ -59,6 +65,19 @@ class Route(Protocol):
 
     def failed(self, token: Any, fate: Fate, reason: str) -> None:
         """The leadership ended before this message was answered."""
+
+
+class _Expiries:
+    """The route of the leader's own EXPIRE commands: one message of them at a time."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+
+    def replied(self, token: Any, replies: memoryview, ledger_time_ns: int) -> None:
+        self.under_way = False
+
+    def failed(self, token: Any, fate: Fate, reason: str) -> None:
+        """The next leader expires what this one did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,7 @@ class Pipeline:
         self._waiting: deque[tuple[int, Route, Any]] = deque()
         self._unanswered: deque[tuple[int, Route, Any]] = deque()
         self._in_flight: deque[_InFlight] = deque()
+        self._expiries = _Expiries()
 
     # 1. ingress
 
@@ -123,6 +143,23 @@ class Pipeline:
             return False
         self._waiting.append((self._commands.published, route, token))
         return True
+
+    def expire_holds(self) -> None:
+        """Submit EXPIRE for holds whose time has passed, the oldest first.
+
+        The batch that carries them is not older than the clock is now, so the kernel agrees.
+        """
+        due_ns = self._state.next_expiry_ns
+        if due_ns is None or self._expiries.under_way or self.stopped_because:
+            return
+        now_ns = max(self._clock_ns(), self._sealed.timestamp_ns)
+        if due_ns > now_ns:
+            return
+        holds = self._state.expired_holds(now_ns, EXPIRED_AT_ONCE)
+        commands = np.zeros(len(holds), COMMAND)
+        commands["operation"] = Operation.EXPIRE
+        commands["reference"] = holds
+        self._expiries.under_way = self.submit(commands.tobytes(), self._expiries, None)
 
     # 2. journal
 

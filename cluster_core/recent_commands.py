@@ -10,16 +10,25 @@ word's upper bits tell its home. The hash is keyed by a seed of the process, so 
 outside can craft ids that collide; the table is no part of the state.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba.core import types
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.compiled import inlined, sparse_array
-from cluster_core.record import REPLY
+from cluster_core.compiled import array_type, inlined, sparse_array
+from cluster_core.record import REPLY, ReplyFlag, Status
 
 NOT_FOUND: Final = -1
+ANSWERED: Final = -1
+
+_OK: Final = int(Status.OK)
+_REUSED: Final = int(Status.COMMAND_ID_REUSED)
+_TOO_OLD: Final = int(Status.COMMAND_ID_TOO_OLD)
+_IN_FUTURE: Final = int(Status.COMMAND_ID_IN_FUTURE)
+_DUPLICATE: Final = int(ReplyFlag.DUPLICATE)
+_NS_PER_MS: Final = 1_000_000
 
 _MULTIPLIER_0: Final = np.uint64(0xFF51AFD7ED558CCD)
 _MULTIPLIER_1: Final = np.uint64(0xC4CEB9FE1A85EC53)
@@ -33,23 +42,50 @@ _VERSION_MASK: Final = np.uint64(0x00000000_0000F000)
 _VERSION_7: Final = np.uint64(0x00000000_00007000)
 _VARIANT_MASK: Final = np.uint64(0xC0000000_00000000)
 _VARIANT_RFC: Final = np.uint64(0x80000000_00000000)
+_MS_SHIFT: Final = np.uint64(16)
+"""A UUIDv7's upper 48 bits are its milliseconds."""
 
 
-class RecentCommands:
+class RecentCommands(NamedTuple):
     """The window's arrays. Only the kernel writes them.
 
     `ids` u64 [N, 2] (little-endian halves), `fingerprints` u64 [N], `replies` REPLY [N],
-    `table` u64 [2 N].
+    `table` u64 [2 N]; a hash's upper bits, `hash >> shift`, are its home in the table.
     """
 
-    def __init__(self, parameters: LedgerParameters, hash_seed: int) -> None:
-        capacity = parameters.window_capacity
-        self.capacity = capacity
-        self.ids: npt.NDArray[np.uint64] = sparse_array(capacity, np.uint64, columns=2)
-        self.fingerprints: npt.NDArray[np.uint64] = sparse_array(capacity, np.uint64)
-        self.replies: npt.NDArray[Any] = sparse_array(capacity, REPLY)
-        self.table: npt.NDArray[np.uint64] = sparse_array(2 * capacity, np.uint64)
-        self.seed = np.uint64(hash_seed & (2**64 - 1))
+    ids: npt.NDArray[np.uint64]
+    fingerprints: npt.NDArray[np.uint64]
+    replies: npt.NDArray[Any]
+    table: npt.NDArray[np.uint64]
+    shift: np.uint64
+    seed: np.uint64
+
+
+RECENT_COMMANDS: Final[Any] = types.NamedTuple(  # type: ignore[no-untyped-call]
+    (
+        array_type(np.uint64, 2),
+        array_type(np.uint64),
+        array_type(REPLY),
+        array_type(np.uint64),
+        types.uint64,
+        types.uint64,
+    ),
+    RecentCommands,
+)
+"""Numba's type of the window, for a kernel's signature."""
+
+
+def empty_window(parameters: LedgerParameters, hash_seed: int) -> RecentCommands:
+    """A window without entries. Raises OSError when memory is refused."""
+    capacity = parameters.window_capacity
+    return RecentCommands(
+        sparse_array(capacity, np.uint64, columns=2),
+        sparse_array(capacity, np.uint64),
+        sparse_array(capacity, REPLY),
+        sparse_array(2 * capacity, np.uint64),
+        np.uint64(64 - capacity.bit_length()),
+        np.uint64(hash_seed & (2**64 - 1)),
+    )
 
 
 @inlined
@@ -91,45 +127,49 @@ def fingerprint(words: npt.NDArray[np.uint64], row: int) -> np.uint64:
 
 
 @inlined
-def find(
-    table: npt.NDArray[np.uint64],
-    shift: np.uint64,
-    ids: npt.NDArray[np.uint64],
-    id_0: np.uint64,
-    id_1: np.uint64,
-    hashed: np.uint64,
-) -> int:
-    """The slot that holds an id, or NOT_FOUND."""
+def _find(
+    window: RecentCommands, id_0: np.uint64, id_1: np.uint64, hashed: np.uint64
+) -> tuple[int, int]:
+    """(the slot that holds an id or NOT_FOUND, its place in the table or the free one for it)."""
+    table, ids = window.table, window.ids
     mask = np.uint64(table.shape[0] - 1)
-    place = hashed >> shift
+    place = hashed >> window.shift
     while True:
         word = table[place]
         if word == _EMPTY:
-            return NOT_FOUND
+            return NOT_FOUND, np.int64(place)
         if (word ^ hashed) >> _SHIFT_32 == _EMPTY:
             slot = np.int64(word & _LOW_32) - 1
             if ids[slot, 0] == id_0 and ids[slot, 1] == id_1:
-                return slot
+                return slot, np.int64(place)
         place = (place + _ONE) & mask
 
 
 @inlined
-def insert(table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int) -> None:
-    """Point to a slot whose id is not in the table."""
+def free_place(window: RecentCommands, hashed: np.uint64) -> int:
+    """The place in the table for an id that is not in it."""
+    table = window.table
     mask = np.uint64(table.shape[0] - 1)
-    place = hashed >> shift
+    place = hashed >> window.shift
     while table[place] != _EMPTY:
         place = (place + _ONE) & mask
-    table[place] = (hashed & ~_LOW_32) | np.uint64(slot + 1)
+    return np.int64(place)
 
 
 @inlined
-def remove(table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, slot: int) -> None:
+def _word(hashed: np.uint64, slot: int) -> np.uint64:
+    """What the table holds for a slot."""
+    return (hashed & ~_LOW_32) | np.uint64(slot + 1)
+
+
+@inlined
+def _remove(window: RecentCommands, hashed: np.uint64, slot: int) -> None:
     """Forget a slot that is in the table: shift back what was displaced behind it."""
+    table, shift = window.table, window.shift
     mask = np.uint64(table.shape[0] - 1)
     hole = hashed >> shift
-    wanted = np.uint64(slot + 1)
-    while table[hole] & _LOW_32 != wanted:
+    wanted = _word(hashed, slot)
+    while table[hole] != wanted:
         hole = (hole + _ONE) & mask
     place = hole
     while True:
@@ -142,3 +182,101 @@ def remove(table: npt.NDArray[np.uint64], shift: np.uint64, hashed: np.uint64, s
             table[hole] = word
             hole = place
     table[hole] = _EMPTY
+
+
+@inlined
+def newest_allowed_ms(timestamp_ns: int, ledger: npt.NDArray[Any]) -> np.uint64:
+    """The newest UUIDv7 time, ms, that a batch of this time lets in."""
+    return np.uint64((timestamp_ns + ledger[0].id_ahead_ns) // _NS_PER_MS)
+
+
+@inlined
+def _judge_new_id(
+    high: np.uint64, low: np.uint64, ledger: npt.NDArray[Any], newest_ms: np.uint64
+) -> int:
+    """Status of an id that is not in the window: _OK, or why it must not run."""
+    if not is_uuid7(high, low):
+        return _OK
+    state = ledger[0]
+    if high < state.evicted_high or (high == state.evicted_high and low <= state.evicted_low):
+        return _TOO_OLD
+    if high >> _MS_SHIFT > newest_ms:
+        return _IN_FUTURE
+    return _OK
+
+
+@inlined
+def judge_id(
+    words: npt.NDArray[np.uint64],
+    row: int,
+    hashed: np.uint64,
+    window: RecentCommands,
+    ledger: npt.NDArray[Any],
+    newest_ms: np.uint64,
+    reply: Any,
+) -> int:
+    """ANSWERED when a command's id, not zero, is its whole answer: known, reused, too old, early.
+
+    The reply is then complete. A new id leaves it as it is, and its free place in the table is
+    returned, good until the window changes.
+    """
+    id_0, id_1 = words[row, 0], words[row, 1]
+    slot, place = _find(window, id_0, id_1, hashed)
+    if slot != NOT_FOUND:
+        if window.fingerprints[slot] == fingerprint(words, row):
+            _copy_reply(window.replies[slot], reply)
+            reply["flags"] = _DUPLICATE
+        else:
+            reply.status = _REUSED
+        return ANSWERED
+    status = _judge_new_id(swap_bytes(id_0), swap_bytes(id_1), ledger, newest_ms)
+    if status != _OK:
+        reply.status = status
+        return ANSWERED
+    return place
+
+
+@inlined
+def _copy_reply(source: Any, target: Any) -> None:
+    """Field by field: a wide load right behind the narrow stores would wait for all of them."""
+    target.sequence = source.sequence
+    target.entity = source.entity
+    target.amount = source.amount
+    target.debit_balance = source.debit_balance
+    target.credit_balance = source.credit_balance
+    target.status = source.status
+    target["flags"] = source["flags"]
+
+
+@inlined
+def remember(
+    words: npt.NDArray[np.uint64],
+    row: int,
+    hashed: np.uint64,
+    place: int,
+    reply: Any,
+    window: RecentCommands,
+    ledger: npt.NDArray[Any],
+) -> None:
+    """Enter an executed command into the window; the oldest entry leaves a full one.
+
+    `place` is the free one of its id. The new entry takes the old one's slot, and its word goes
+    into the table first: where the two words are alike, either may go.
+    """
+    state, ids = ledger[0], window.ids
+    slot = state.window_entries & (ids.shape[0] - 1)
+    window.table[place] = _word(hashed, slot)
+    if state.window_entries >= ids.shape[0]:
+        old_0, old_1 = ids[slot, 0], ids[slot, 1]
+        _remove(window, hash_id(old_0, old_1, window.seed), slot)
+        high, low = swap_bytes(old_0), swap_bytes(old_1)
+        if is_uuid7(high, low) and (
+            high > state.evicted_high or (high == state.evicted_high and low > state.evicted_low)
+        ):
+            state.evicted_high = high
+            state.evicted_low = low
+    ids[slot, 0] = words[row, 0]
+    ids[slot, 1] = words[row, 1]
+    window.fingerprints[slot] = fingerprint(words, row)
+    _copy_reply(reply, window.replies[slot])
+    state.window_entries += 1

@@ -25,8 +25,15 @@ ASSET, 64 bytes                                          72 reference     u64
 40 open_holds     u64
 48 reserved       16
 
+HOLD, 64 bytes
+ 0 hold_id        u64      24 remaining      i64         48 code          u32
+ 8 debit_account  u64      32 expires_ns     i64         52 asset         u32
+16 credit_account u64      40 opened_sequence u64        56 next          u32
+                                                         60 heap_place    u32
+
 ACCOUNT's first 64 bytes are one cache line: all that a transfer touches. The debits total is
-not stored: it is `credits_total - posted`.
+not stored: it is `credits_total - posted`. A HOLD that never expires has `expires_ns` 0; its last
+8 bytes are links of the process that keeps it, zero wherever it is handed out.
 """
 
 import struct
@@ -143,6 +150,37 @@ ASSET: Final = np.dtype(
     }
 )
 
+HOLD: Final = np.dtype(
+    {
+        "names": [
+            "hold_id",
+            "debit_account",
+            "credit_account",
+            "remaining",
+            "expires_ns",
+            "opened_sequence",
+            "code",
+            "asset",
+            "next",
+            "heap_place",
+        ],
+        "formats": [
+            "<u8",
+            "<u8",
+            "<u8",
+            "<i8",
+            "<i8",
+            "<u8",
+            "<u4",
+            "<u4",
+            "<u4",
+            "<u4",
+        ],
+        "offsets": [0, 8, 16, 24, 32, 40, 48, 52, 56, 60],
+        "itemsize": 64,
+    }
+)
+
 COMMAND_FIELDS: Final = struct.Struct("<16sQQqQIHHII")
 """COMMAND for one command at a time: the id whole, then the fields in the drawing's order."""
 
@@ -150,6 +188,9 @@ COMMAND_BYTES: Final = 64
 REPLY_BYTES: Final = 48
 ACCOUNT_BYTES: Final = 128
 ASSET_BYTES: Final = 64
+HOLD_BYTES: Final = 64
+HOLD_STATE_BYTES: Final = 56
+"""A hold's bytes that are state; the links behind them are not."""
 
 for _dtype, _size in (
     (COMMAND, COMMAND_BYTES),
@@ -157,12 +198,16 @@ for _dtype, _size in (
     (REPLY, REPLY_BYTES),
     (ACCOUNT, ACCOUNT_BYTES),
     (ASSET, ASSET_BYTES),
+    (HOLD, HOLD_BYTES),
 ):
     if _dtype.itemsize != _size:
         raise ImportError(f"record layout is {_dtype.itemsize} bytes, the format says {_size}")
 
 MAX_MESSAGE_COMMANDS: Final = 8_192
 """Commands in one client message and in one batch: 512 KiB, below Kafka's default of 1 MB."""
+
+MAX_CHAIN_COMMANDS: Final = MAX_MESSAGE_COMMANDS
+"""A chain ends in its message, so it may fill one; what it may touch is set aside for undoing."""
 
 AMOUNT_MAX: Final = 2**63 - 1
 EXTERNAL_ACCOUNT: Final = 0
@@ -185,6 +230,35 @@ class Operation(IntEnum):
     WITHDRAW = 3
     TRANSFER = 4
     REGISTER_ASSET = 5
+    HOLD = 6
+    CAPTURE = 7
+    RELEASE = 8
+    EXPIRE = 9
+    LOCK = 10
+    UNLOCK = 11
+    CLOSE = 12
+    SET_LIMITS = 13
+
+
+class CommandFlag(IntFlag):
+    """Bits of COMMAND.flags."""
+
+    LINKED = 1
+    """This command and the next stand or fall together."""
+    BALANCING = 2
+    """Move what there is, up to the amount."""
+    EXPECT_VERSION = 4
+    """`reference` is the version that the account must have."""
+    KEEP_REST_HELD = 8
+    """What a capture leaves of its hold stays held."""
+
+
+class AccountState(IntFlag):
+    """Bits of ACCOUNT.state."""
+
+    DEBITS_LOCKED = 1
+    CREDITS_LOCKED = 2
+    CLOSED = 4
 
 
 class ReplyFlag(IntFlag):
@@ -203,13 +277,27 @@ class Status(IntEnum):
     COMMAND_ID_REUSED = 2
     COMMAND_ID_TOO_OLD = 3
     COMMAND_ID_IN_FUTURE = 4
+    CHAIN_ID_REUSED = 5
+    LINKED_FAILED = 6
+    HOLD_NOT_FOUND = 41
+    HOLD_NOT_OPEN = 42
+    HOLD_EXPIRED = 43
+    HOLD_NOT_EXPIRED = 44
     AMOUNT_NOT_POSITIVE = 10
+    HOLD_EXCEEDED = 45
     SAME_ACCOUNT = 11
     DEBIT_ACCOUNT_NOT_FOUND = 12
     CREDIT_ACCOUNT_NOT_FOUND = 13
     ASSETS_DIFFER = 14
+    DEBIT_ACCOUNT_CLOSED = 30
+    CREDIT_ACCOUNT_CLOSED = 31
+    DEBIT_ACCOUNT_LOCKED = 32
+    CREDIT_ACCOUNT_LOCKED = 33
+    VERSION_MISMATCH = 34
     INSUFFICIENT_FUNDS = 15
     BALANCE_OVERFLOW = 16
+    CEILING_EXCEEDED = 17
+    HOLD_CAPACITY_REACHED = 40
     ASSET_NOT_FOUND = 20
     ACCOUNT_CAPACITY_REACHED = 21
     ASSET_NUMBER_OUT_OF_RANGE = 22
@@ -217,3 +305,9 @@ class Status(IntEnum):
     ASSET_SYMBOL_INVALID = 24
     ASSET_EXISTS = 25
     ASSET_SYMBOL_TAKEN = 26
+    LOCK_CODE_INVALID = 50
+    FLOOR_OUT_OF_RANGE = 51
+    FLOOR_ABOVE_CEILING = 52
+    BALANCE_OUTSIDE_LIMITS = 53
+    BALANCE_NOT_ZERO = 54
+    HOLDS_OPEN = 55

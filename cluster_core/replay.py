@@ -86,7 +86,7 @@ class Replica:
         if self.state is None or self.state.applied != header.first_sequence:
             raise InvariantViolated(f"a batch at {header.first_sequence} does not fit the state")
         commands = np.frombuffer(value, COMMAND, offset=HEADER_BYTES)
-        malformed = find_malformed(commands)
+        malformed = find_malformed(commands, from_client=False)
         if malformed is not None:
             raise JournalFault(
                 f"command {malformed[0]}: {malformed[1]}: use the newer program that wrote it"

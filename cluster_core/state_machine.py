@@ -11,15 +11,18 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.compiled import records, sparse_array
-from cluster_core.kernel import CHUNK, LEDGER, apply_batch
-from cluster_core.recent_commands import RecentCommands
+from cluster_core.books import empty_books
+from cluster_core.chains import new_chain
+from cluster_core.compiled import records
+from cluster_core.holds import NO_SLOT, list_expired, slot_of_hold
+from cluster_core.kernel import apply_batch
+from cluster_core.recent_commands import empty_window
 from cluster_core.record import (
-    ACCOUNT,
-    ASSET,
     DEFAULT_ASSET,
     DEFAULT_ASSET_DECIMALS,
     DEFAULT_ASSET_SYMBOL,
+    HOLD,
+    HOLD_STATE_BYTES,
     MAX_ASSETS,
     MAX_MESSAGE_COMMANDS,
     REPLY,
@@ -34,19 +37,17 @@ _DIGEST_MAGIC: Final = b"RLSTATE1"
 class StateMachine:
     """The ledger's state and its kernel.
 
-    `hash_seed` keys the window's hash table: random in servers, and without effect on replies,
-    state or digest. One thread at a time may call `apply`.
+    `hash_seed` keys the hash tables of command ids and holds: random in servers, and without
+    effect on replies, state or digest. One thread at a time may call `apply`.
     """
 
     def __init__(self, parameters: LedgerParameters, *, hash_seed: int = 0) -> None:
         self.parameters = parameters
-        self._ledger = records(np.zeros(1, LEDGER))
-        self._ledger["account_capacity"] = parameters.account_capacity
-        self._ledger["id_ahead_ns"] = parameters.id_ahead_ns
-        self._accounts = sparse_array(parameters.account_capacity + 1, ACCOUNT)
-        self._assets = sparse_array(MAX_ASSETS, ASSET)
-        self._window = RecentCommands(parameters, hash_seed)
-        self._hashes = np.zeros(CHUNK, np.uint64)
+        self._books = empty_books(parameters, hash_seed)
+        self._ledger, self._accounts, self._assets, self._holds, *_ = self._books
+        self._window = empty_window(parameters, hash_seed)
+        self._chain = new_chain()
+        self._hashes = np.zeros(MAX_MESSAGE_COMMANDS, np.uint64)
         self._scratch = np.zeros(MAX_MESSAGE_COMMANDS, REPLY)
         self._register_default_asset()
 
@@ -63,30 +64,24 @@ class StateMachine:
         """Apply a batch: COMMAND [n], at ledger time `timestamp_ns`.
 
         `replies` is a ring, REPLY [power of two >= n]: sequence s is answered in slot
-        s & (length - 1). The commands must be structurally right (`find_malformed`).
+        s & (length - 1). The commands must be structurally right (`find_malformed`). Raises
+        ValueError over 8,192.
         """
-        words = commands.view(np.uint64).reshape(-1, 8)
-        window = self._window
+        if len(commands) > len(self._hashes):
+            raise ValueError(f"a batch has at most {len(self._hashes)} commands")
         apply_batch(
             records(commands),
-            words,
+            commands.view(np.uint64).reshape(-1, 8),
             timestamp_ns,
             records(replies),
-            self._ledger,
-            self._accounts,
-            self._assets,
-            window.ids,
-            window.fingerprints,
-            window.replies,
-            window.table,
-            window.seed,
+            self._books,
+            self._window,
+            self._chain,
             self._hashes,
         )
 
     def apply(self, commands: npt.NDArray[Any], timestamp_ns: int) -> npt.NDArray[Any]:
         """Apply a batch and return its REPLY [n], in order. Raises ValueError over 8,192."""
-        if len(commands) > len(self._scratch):
-            raise ValueError(f"a batch has at most {len(self._scratch)} commands")
         first = self.applied
         self.apply_into(commands, timestamp_ns, self._scratch)
         slots = np.arange(first, self.applied) & (len(self._scratch) - 1)
@@ -108,6 +103,32 @@ class StateMachine:
         """Command ids that ever entered the window."""
         return int(self._ledger["window_entries"][0])
 
+    @property
+    def open_holds(self) -> int:
+        """Number of holds that are neither captured, released nor expired."""
+        return int(self._ledger["open_holds"][0])
+
+    @property
+    def next_hold(self) -> int:
+        """The id of the next hold to be opened; ids are 1 .. next_hold - 1."""
+        return int(self._ledger["next_hold"][0])
+
+    @property
+    def next_expiry_ns(self) -> int | None:
+        """When the first of the open holds expires, or None while none does."""
+        if not self._ledger["timed_holds"][0]:
+            return None
+        return int(self._holds[int(self._books.hold_heap[1])]["expires_ns"])
+
+    def expired_holds(self, timestamp_ns: int, limit: int) -> npt.NDArray[np.uint64]:
+        """Ids u64 [n <= limit] of open holds whose time has come, the earliest first.
+
+        Holds of one time are in the order of their ids. Changes nothing.
+        """
+        limit = min(limit, int(self._ledger["timed_holds"][0]))
+        found, frontier = np.zeros(limit, np.uint64), np.zeros(limit + 1, np.int64)
+        return found[: list_expired(timestamp_ns, found, frontier, self._books)]
+
     def account(self, account_id: int) -> np.void | None:
         """A copy of one ACCOUNT record, or None."""
         if not 1 <= account_id <= self.accounts:
@@ -120,6 +141,17 @@ class StateMachine:
             return None
         return _copy(self._assets, number)
 
+    def hold(self, hold_id: int) -> np.void | None:
+        """A copy of one open HOLD record, its links zero, or None."""
+        if not 1 <= hold_id < self.next_hold:
+            return None
+        slot = int(slot_of_hold(np.uint64(hold_id), self._books))
+        if slot == NO_SLOT:
+            return None
+        state = self._holds[slot : slot + 1].tobytes()[:HOLD_STATE_BYTES]
+        record: np.void = np.frombuffer(state.ljust(HOLD.itemsize, b"\0"), HOLD)[0]
+        return record
+
     def asset_numbers(self) -> list[int]:
         """The numbers of all registered assets, rising."""
         highest = int(self._ledger["highest_asset"][0])
@@ -128,18 +160,20 @@ class StateMachine:
     def digest(self) -> bytes:
         """BLAKE3 of the whole state, in the byte order that ARCHITECTURE.md fixes."""
         state, parameters, window = self._ledger[0], self.parameters, self._window
-        filled = min(self.window_entries, window.capacity)
+        filled = min(self.window_entries, len(window.ids))
         highest = int(state["highest_asset"])
         hasher = blake3(_DIGEST_MAGIC)
         hasher.update(
             struct.pack(
-                "<QQQQQQQ",
+                "<QQQQQQQQQ",
                 parameters.window_capacity,
                 parameters.id_ahead_ns,
                 parameters.account_capacity,
+                parameters.hold_capacity,
                 self.applied,
                 self.accounts,
                 highest,
+                self.next_hold,
                 self.window_entries,
             )
         )
@@ -147,12 +181,23 @@ class StateMachine:
         for rows in (
             self._accounts[1 : self.accounts + 1],
             self._assets[1 : highest + 1],
+            np.array([self.open_holds], "<u8"),
+            self._open_holds_by_id(),
             window.ids[:filled],
             window.fingerprints[:filled],
             window.replies[:filled],
         ):
             hasher.update(rows.view(np.uint8).reshape(-1).data)
         return hasher.digest()
+
+    def _open_holds_by_id(self) -> npt.NDArray[np.uint8]:
+        """The open holds' bytes without their links, u8 [n, 56], rising by id."""
+        used = self._holds[1 : int(self._ledger["used_hold_slots"][0]) + 1]
+        ids = used["hold_id"]
+        taken = np.flatnonzero(ids)
+        order = taken[np.argsort(ids[taken])]
+        packed = used.view(np.uint8).reshape(-1, HOLD.itemsize)
+        return np.ascontiguousarray(packed[order, :HOLD_STATE_BYTES])
 
 
 def _copy(rows: npt.NDArray[Any], index: int) -> np.void:

@@ -14,6 +14,8 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_COMMAND_ID_REUSED: _ClassVar[Status]
     STATUS_COMMAND_ID_TOO_OLD: _ClassVar[Status]
     STATUS_COMMAND_ID_IN_FUTURE: _ClassVar[Status]
+    STATUS_CHAIN_ID_REUSED: _ClassVar[Status]
+    STATUS_LINKED_FAILED: _ClassVar[Status]
     STATUS_AMOUNT_NOT_POSITIVE: _ClassVar[Status]
     STATUS_SAME_ACCOUNT: _ClassVar[Status]
     STATUS_DEBIT_ACCOUNT_NOT_FOUND: _ClassVar[Status]
@@ -21,6 +23,7 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_ASSETS_DIFFER: _ClassVar[Status]
     STATUS_INSUFFICIENT_FUNDS: _ClassVar[Status]
     STATUS_BALANCE_OVERFLOW: _ClassVar[Status]
+    STATUS_CEILING_EXCEEDED: _ClassVar[Status]
     STATUS_ASSET_NOT_FOUND: _ClassVar[Status]
     STATUS_ACCOUNT_CAPACITY_REACHED: _ClassVar[Status]
     STATUS_ASSET_NUMBER_OUT_OF_RANGE: _ClassVar[Status]
@@ -28,6 +31,23 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_ASSET_SYMBOL_INVALID: _ClassVar[Status]
     STATUS_ASSET_EXISTS: _ClassVar[Status]
     STATUS_ASSET_SYMBOL_TAKEN: _ClassVar[Status]
+    STATUS_DEBIT_ACCOUNT_CLOSED: _ClassVar[Status]
+    STATUS_CREDIT_ACCOUNT_CLOSED: _ClassVar[Status]
+    STATUS_DEBIT_ACCOUNT_LOCKED: _ClassVar[Status]
+    STATUS_CREDIT_ACCOUNT_LOCKED: _ClassVar[Status]
+    STATUS_VERSION_MISMATCH: _ClassVar[Status]
+    STATUS_HOLD_CAPACITY_REACHED: _ClassVar[Status]
+    STATUS_HOLD_NOT_FOUND: _ClassVar[Status]
+    STATUS_HOLD_NOT_OPEN: _ClassVar[Status]
+    STATUS_HOLD_EXPIRED: _ClassVar[Status]
+    STATUS_HOLD_NOT_EXPIRED: _ClassVar[Status]
+    STATUS_HOLD_EXCEEDED: _ClassVar[Status]
+    STATUS_LOCK_CODE_INVALID: _ClassVar[Status]
+    STATUS_FLOOR_OUT_OF_RANGE: _ClassVar[Status]
+    STATUS_FLOOR_ABOVE_CEILING: _ClassVar[Status]
+    STATUS_BALANCE_OUTSIDE_LIMITS: _ClassVar[Status]
+    STATUS_BALANCE_NOT_ZERO: _ClassVar[Status]
+    STATUS_HOLDS_OPEN: _ClassVar[Status]
 
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +61,8 @@ STATUS_OK: Status
 STATUS_COMMAND_ID_REUSED: Status
 STATUS_COMMAND_ID_TOO_OLD: Status
 STATUS_COMMAND_ID_IN_FUTURE: Status
+STATUS_CHAIN_ID_REUSED: Status
+STATUS_LINKED_FAILED: Status
 STATUS_AMOUNT_NOT_POSITIVE: Status
 STATUS_SAME_ACCOUNT: Status
 STATUS_DEBIT_ACCOUNT_NOT_FOUND: Status
@@ -48,6 +70,7 @@ STATUS_CREDIT_ACCOUNT_NOT_FOUND: Status
 STATUS_ASSETS_DIFFER: Status
 STATUS_INSUFFICIENT_FUNDS: Status
 STATUS_BALANCE_OVERFLOW: Status
+STATUS_CEILING_EXCEEDED: Status
 STATUS_ASSET_NOT_FOUND: Status
 STATUS_ACCOUNT_CAPACITY_REACHED: Status
 STATUS_ASSET_NUMBER_OUT_OF_RANGE: Status
@@ -55,6 +78,23 @@ STATUS_ASSET_DECIMALS_OUT_OF_RANGE: Status
 STATUS_ASSET_SYMBOL_INVALID: Status
 STATUS_ASSET_EXISTS: Status
 STATUS_ASSET_SYMBOL_TAKEN: Status
+STATUS_DEBIT_ACCOUNT_CLOSED: Status
+STATUS_CREDIT_ACCOUNT_CLOSED: Status
+STATUS_DEBIT_ACCOUNT_LOCKED: Status
+STATUS_CREDIT_ACCOUNT_LOCKED: Status
+STATUS_VERSION_MISMATCH: Status
+STATUS_HOLD_CAPACITY_REACHED: Status
+STATUS_HOLD_NOT_FOUND: Status
+STATUS_HOLD_NOT_OPEN: Status
+STATUS_HOLD_EXPIRED: Status
+STATUS_HOLD_NOT_EXPIRED: Status
+STATUS_HOLD_EXCEEDED: Status
+STATUS_LOCK_CODE_INVALID: Status
+STATUS_FLOOR_OUT_OF_RANGE: Status
+STATUS_FLOOR_ABOVE_CEILING: Status
+STATUS_BALANCE_OUTSIDE_LIMITS: Status
+STATUS_BALANCE_NOT_ZERO: Status
+STATUS_HOLDS_OPEN: Status
 ROLE_UNSPECIFIED: Role
 ROLE_LEADER: Role
 ROLE_FOLLOWER: Role
@@ -84,30 +124,108 @@ class CreateAccount(_message.Message):
     def __init__(self, asset: _Optional[int] = ..., reference: _Optional[int] = ...) -> None: ...
 
 class Deposit(_message.Message):
-    __slots__ = ("credit_account", "amount")
+    __slots__ = ("credit_account", "amount", "expected_version")
     CREDIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     credit_account: int
     amount: int
-    def __init__(self, credit_account: _Optional[int] = ..., amount: _Optional[int] = ...) -> None: ...
+    expected_version: int
+    def __init__(self, credit_account: _Optional[int] = ..., amount: _Optional[int] = ..., expected_version: _Optional[int] = ...) -> None: ...
 
 class Withdraw(_message.Message):
-    __slots__ = ("debit_account", "amount")
+    __slots__ = ("debit_account", "amount", "expected_version")
     DEBIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     debit_account: int
     amount: int
-    def __init__(self, debit_account: _Optional[int] = ..., amount: _Optional[int] = ...) -> None: ...
+    expected_version: int
+    def __init__(self, debit_account: _Optional[int] = ..., amount: _Optional[int] = ..., expected_version: _Optional[int] = ...) -> None: ...
 
 class Transfer(_message.Message):
-    __slots__ = ("debit_account", "credit_account", "amount")
+    __slots__ = ("debit_account", "credit_account", "amount", "expected_version", "balancing")
     DEBIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     CREDIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BALANCING_FIELD_NUMBER: _ClassVar[int]
     debit_account: int
     credit_account: int
     amount: int
-    def __init__(self, debit_account: _Optional[int] = ..., credit_account: _Optional[int] = ..., amount: _Optional[int] = ...) -> None: ...
+    expected_version: int
+    balancing: bool
+    def __init__(self, debit_account: _Optional[int] = ..., credit_account: _Optional[int] = ..., amount: _Optional[int] = ..., expected_version: _Optional[int] = ..., balancing: bool = ...) -> None: ...
+
+class Hold(_message.Message):
+    __slots__ = ("debit_account", "credit_account", "amount", "timeout_s", "expected_version")
+    DEBIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    debit_account: int
+    credit_account: int
+    amount: int
+    timeout_s: int
+    expected_version: int
+    def __init__(self, debit_account: _Optional[int] = ..., credit_account: _Optional[int] = ..., amount: _Optional[int] = ..., timeout_s: _Optional[int] = ..., expected_version: _Optional[int] = ...) -> None: ...
+
+class Capture(_message.Message):
+    __slots__ = ("hold_id", "amount", "balancing", "keep_rest_held")
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    BALANCING_FIELD_NUMBER: _ClassVar[int]
+    KEEP_REST_HELD_FIELD_NUMBER: _ClassVar[int]
+    hold_id: int
+    amount: int
+    balancing: bool
+    keep_rest_held: bool
+    def __init__(self, hold_id: _Optional[int] = ..., amount: _Optional[int] = ..., balancing: bool = ..., keep_rest_held: bool = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("hold_id", "amount")
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    hold_id: int
+    amount: int
+    def __init__(self, hold_id: _Optional[int] = ..., amount: _Optional[int] = ...) -> None: ...
+
+class Lock(_message.Message):
+    __slots__ = ("account", "debits", "credits")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    account: int
+    debits: bool
+    credits: bool
+    def __init__(self, account: _Optional[int] = ..., debits: bool = ..., credits: bool = ...) -> None: ...
+
+class Unlock(_message.Message):
+    __slots__ = ("account", "debits", "credits")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    account: int
+    debits: bool
+    credits: bool
+    def __init__(self, account: _Optional[int] = ..., debits: bool = ..., credits: bool = ...) -> None: ...
+
+class Close(_message.Message):
+    __slots__ = ("account",)
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    account: int
+    def __init__(self, account: _Optional[int] = ...) -> None: ...
+
+class SetLimits(_message.Message):
+    __slots__ = ("account", "floor", "ceiling")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    CEILING_FIELD_NUMBER: _ClassVar[int]
+    account: int
+    floor: int
+    ceiling: int
+    def __init__(self, account: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ...) -> None: ...
 
 class RegisterAsset(_message.Message):
     __slots__ = ("asset", "decimals", "symbol")
@@ -120,7 +238,7 @@ class RegisterAsset(_message.Message):
     def __init__(self, asset: _Optional[int] = ..., decimals: _Optional[int] = ..., symbol: _Optional[str] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("command_id", "code", "create_account", "deposit", "withdraw", "transfer", "register_asset")
+    __slots__ = ("command_id", "code", "create_account", "deposit", "withdraw", "transfer", "register_asset", "hold", "capture", "release", "lock", "unlock", "close", "set_limits")
     COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     CREATE_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +246,13 @@ class Command(_message.Message):
     WITHDRAW_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     REGISTER_ASSET_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    UNLOCK_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    SET_LIMITS_FIELD_NUMBER: _ClassVar[int]
     command_id: bytes
     code: int
     create_account: CreateAccount
@@ -135,7 +260,14 @@ class Command(_message.Message):
     withdraw: Withdraw
     transfer: Transfer
     register_asset: RegisterAsset
-    def __init__(self, command_id: _Optional[bytes] = ..., code: _Optional[int] = ..., create_account: _Optional[_Union[CreateAccount, _Mapping]] = ..., deposit: _Optional[_Union[Deposit, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., transfer: _Optional[_Union[Transfer, _Mapping]] = ..., register_asset: _Optional[_Union[RegisterAsset, _Mapping]] = ...) -> None: ...
+    hold: Hold
+    capture: Capture
+    release: Release
+    lock: Lock
+    unlock: Unlock
+    close: Close
+    set_limits: SetLimits
+    def __init__(self, command_id: _Optional[bytes] = ..., code: _Optional[int] = ..., create_account: _Optional[_Union[CreateAccount, _Mapping]] = ..., deposit: _Optional[_Union[Deposit, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., transfer: _Optional[_Union[Transfer, _Mapping]] = ..., register_asset: _Optional[_Union[RegisterAsset, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., capture: _Optional[_Union[Capture, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., lock: _Optional[_Union[Lock, _Mapping]] = ..., unlock: _Optional[_Union[Unlock, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., set_limits: _Optional[_Union[SetLimits, _Mapping]] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("status", "sequence", "entity", "amount", "debit_balance", "credit_balance", "duplicate")
@@ -170,10 +302,12 @@ class ExecuteResponse(_message.Message):
     def __init__(self, reply: _Optional[_Union[Reply, _Mapping]] = ..., ledger_time_ns: _Optional[int] = ...) -> None: ...
 
 class ExecuteBatchRequest(_message.Message):
-    __slots__ = ("commands",)
+    __slots__ = ("commands", "atomic")
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    ATOMIC_FIELD_NUMBER: _ClassVar[int]
     commands: _containers.RepeatedCompositeFieldContainer[Command]
-    def __init__(self, commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ...) -> None: ...
+    atomic: bool
+    def __init__(self, commands: _Optional[_Iterable[_Union[Command, _Mapping]]] = ..., atomic: bool = ...) -> None: ...
 
 class ExecuteBatchResponse(_message.Message):
     __slots__ = ("replies", "ledger_time_ns")
@@ -190,7 +324,7 @@ class GetAccountRequest(_message.Message):
     def __init__(self, account_id: _Optional[int] = ...) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("account_id", "asset", "posted", "held", "debits_total", "credits_total", "version", "last_sequence", "reference", "code", "opened_ns")
+    __slots__ = ("account_id", "asset", "posted", "held", "debits_total", "credits_total", "version", "last_sequence", "reference", "code", "opened_ns", "floor", "ceiling", "open_holds", "debits_locked", "credits_locked", "closed", "available")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     ASSET_FIELD_NUMBER: _ClassVar[int]
     POSTED_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +336,13 @@ class Account(_message.Message):
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     OPENED_NS_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    CEILING_FIELD_NUMBER: _ClassVar[int]
+    OPEN_HOLDS_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_LOCKED_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_LOCKED_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     account_id: int
     asset: int
     posted: int
@@ -213,7 +354,14 @@ class Account(_message.Message):
     reference: int
     code: int
     opened_ns: int
-    def __init__(self, account_id: _Optional[int] = ..., asset: _Optional[int] = ..., posted: _Optional[int] = ..., held: _Optional[int] = ..., debits_total: _Optional[int] = ..., credits_total: _Optional[int] = ..., version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., reference: _Optional[int] = ..., code: _Optional[int] = ..., opened_ns: _Optional[int] = ...) -> None: ...
+    floor: int
+    ceiling: int
+    open_holds: int
+    debits_locked: bool
+    credits_locked: bool
+    closed: bool
+    available: int
+    def __init__(self, account_id: _Optional[int] = ..., asset: _Optional[int] = ..., posted: _Optional[int] = ..., held: _Optional[int] = ..., debits_total: _Optional[int] = ..., credits_total: _Optional[int] = ..., version: _Optional[int] = ..., last_sequence: _Optional[int] = ..., reference: _Optional[int] = ..., code: _Optional[int] = ..., opened_ns: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., open_holds: _Optional[int] = ..., debits_locked: bool = ..., credits_locked: bool = ..., closed: bool = ..., available: _Optional[int] = ...) -> None: ...
 
 class GetAccountResponse(_message.Message):
     __slots__ = ("account", "applied_sequence")
@@ -222,6 +370,54 @@ class GetAccountResponse(_message.Message):
     account: Account
     applied_sequence: int
     def __init__(self, account: _Optional[_Union[Account, _Mapping]] = ..., applied_sequence: _Optional[int] = ...) -> None: ...
+
+class GetHoldRequest(_message.Message):
+    __slots__ = ("hold_id",)
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    hold_id: int
+    def __init__(self, hold_id: _Optional[int] = ...) -> None: ...
+
+class OpenHold(_message.Message):
+    __slots__ = ("hold_id", "debit_account", "credit_account", "asset", "remaining", "expires_ns", "opened_sequence", "code")
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    DEBIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    ASSET_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    hold_id: int
+    debit_account: int
+    credit_account: int
+    asset: int
+    remaining: int
+    expires_ns: int
+    opened_sequence: int
+    code: int
+    def __init__(self, hold_id: _Optional[int] = ..., debit_account: _Optional[int] = ..., credit_account: _Optional[int] = ..., asset: _Optional[int] = ..., remaining: _Optional[int] = ..., expires_ns: _Optional[int] = ..., opened_sequence: _Optional[int] = ..., code: _Optional[int] = ...) -> None: ...
+
+class GetHoldResponse(_message.Message):
+    __slots__ = ("hold", "applied_sequence")
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    hold: OpenHold
+    applied_sequence: int
+    def __init__(self, hold: _Optional[_Union[OpenHold, _Mapping]] = ..., applied_sequence: _Optional[int] = ...) -> None: ...
+
+class GetTotalsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTotalsResponse(_message.Message):
+    __slots__ = ("assets", "applied_sequence", "ledger_time_ns")
+    ASSETS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    assets: _containers.RepeatedCompositeFieldContainer[Asset]
+    applied_sequence: int
+    ledger_time_ns: int
+    def __init__(self, assets: _Optional[_Iterable[_Union[Asset, _Mapping]]] = ..., applied_sequence: _Optional[int] = ..., ledger_time_ns: _Optional[int] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -254,15 +450,19 @@ class GetStatusResponse(_message.Message):
     def __init__(self, role: _Optional[_Union[Role, str]] = ..., node_id: _Optional[str] = ..., address: _Optional[str] = ..., leader: _Optional[str] = ..., epoch: _Optional[int] = ..., applied_sequence: _Optional[int] = ..., ledger_time_ns: _Optional[int] = ..., accounts: _Optional[int] = ..., ledger_id: _Optional[bytes] = ..., chain: _Optional[bytes] = ..., assets: _Optional[_Iterable[_Union[Asset, _Mapping]]] = ...) -> None: ...
 
 class Asset(_message.Message):
-    __slots__ = ("asset", "decimals", "symbol", "posted_total", "accounts")
+    __slots__ = ("asset", "decimals", "symbol", "posted_total", "accounts", "held_total", "open_holds")
     ASSET_FIELD_NUMBER: _ClassVar[int]
     DECIMALS_FIELD_NUMBER: _ClassVar[int]
     SYMBOL_FIELD_NUMBER: _ClassVar[int]
     POSTED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    HELD_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    OPEN_HOLDS_FIELD_NUMBER: _ClassVar[int]
     asset: int
     decimals: int
     symbol: str
     posted_total: int
     accounts: int
-    def __init__(self, asset: _Optional[int] = ..., decimals: _Optional[int] = ..., symbol: _Optional[str] = ..., posted_total: _Optional[int] = ..., accounts: _Optional[int] = ...) -> None: ...
+    held_total: int
+    open_holds: int
+    def __init__(self, asset: _Optional[int] = ..., decimals: _Optional[int] = ..., symbol: _Optional[str] = ..., posted_total: _Optional[int] = ..., accounts: _Optional[int] = ..., held_total: _Optional[int] = ..., open_holds: _Optional[int] = ...) -> None: ...

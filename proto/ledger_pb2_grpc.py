@@ -197,12 +197,35 @@ class QueryServiceStub(object):
                 request_serializer=proto_dot_ledger__pb2.GetAccountRequest.SerializeToString,
                 response_deserializer=proto_dot_ledger__pb2.GetAccountResponse.FromString,
                 _registered_method=True)
+        self.GetHold = channel.unary_unary(
+                '/ringledger.v1.QueryService/GetHold',
+                request_serializer=proto_dot_ledger__pb2.GetHoldRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.GetHoldResponse.FromString,
+                _registered_method=True)
+        self.GetTotals = channel.unary_unary(
+                '/ringledger.v1.QueryService/GetTotals',
+                request_serializer=proto_dot_ledger__pb2.GetTotalsRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.GetTotalsResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetAccount(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHold(self, request, context):
+        """NOT_FOUND with the reason HOLD_NOT_OPEN, or HOLD_NOT_FOUND for an id that was never given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTotals(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,6 +238,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetAccount,
                     request_deserializer=proto_dot_ledger__pb2.GetAccountRequest.FromString,
                     response_serializer=proto_dot_ledger__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'GetHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHold,
+                    request_deserializer=proto_dot_ledger__pb2.GetHoldRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.GetHoldResponse.SerializeToString,
+            ),
+            'GetTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTotals,
+                    request_deserializer=proto_dot_ledger__pb2.GetTotalsRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.GetTotalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -244,6 +277,60 @@ class QueryService(object):
             '/ringledger.v1.QueryService/GetAccount',
             proto_dot_ledger__pb2.GetAccountRequest.SerializeToString,
             proto_dot_ledger__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.QueryService/GetHold',
+            proto_dot_ledger__pb2.GetHoldRequest.SerializeToString,
+            proto_dot_ledger__pb2.GetHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.QueryService/GetTotals',
+            proto_dot_ledger__pb2.GetTotalsRequest.SerializeToString,
+            proto_dot_ledger__pb2.GetTotalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

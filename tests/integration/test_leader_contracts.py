@@ -267,7 +267,7 @@ def test_the_same_command_id_again_gets_the_first_reply_and_moves_nothing(
         (b"", "1 to 8192 commands"),
         (bytes(64 * 8_193), "1 to 8192 commands"),
         (commands_of(1, operation=99).tobytes(), "unknown operation 99"),
-        (commands_of(1, operation=Operation.DEPOSIT, flags=4).tobytes(), "unknown flag"),
+        (commands_of(1, operation=Operation.DEPOSIT, flags=16).tobytes(), "unknown flag"),
         (commands_of(1, operation=Operation.DEPOSIT, asset=1).tobytes(), "field asset"),
         (commands_of(1, operation=Operation.DEPOSIT, timeout_s=1).tobytes(), "field timeout_s"),
     ],

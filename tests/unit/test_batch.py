@@ -205,7 +205,7 @@ def test_more_commands_than_a_batch_may_hold_are_refused() -> None:
         (Kind.COMMANDS, {"body": ()}),
         (Kind.COMMANDS, {"body": (bytes(64 * (MAX_MESSAGE_COMMANDS + 1)),)}),
         (Kind.HEARTBEAT, {"body": (bytes(64),)}),
-        (Kind.EPOCH_START, {"body": (bytes(31),)}),
+        (Kind.EPOCH_START, {"body": (bytes(39),)}),
         (Kind.HEARTBEAT, {"leader_id": bytes(16)}),
         (Kind.HEARTBEAT, {"leader_id": b"short"}),
         (Kind.HEARTBEAT, {"previous_chain": bytes(31)}),
@@ -220,11 +220,13 @@ def test_what_no_reader_would_open_is_not_sealed(kind: Kind, change: dict[str, A
     "body",
     [
         b"",
-        golden("epoch_start_body")[:31],
+        golden("epoch_start_body")[:39],
         golden("epoch_start_body")[:-1],
         golden("epoch_start_body") + b"x",
         golden("epoch_start_body").replace("é".encode(), b"\xff\xff"),
-        bytes(32),
+        bytes(40),
+        bytes.fromhex("0000400000000000 00ca9a3b00000000 0000000400000000 07000e0000000000")
+        + b"leader-127.0.0.1:9500",
     ],
 )
 def test_an_unreadable_epoch_start_body_is_a_fault(body: bytes) -> None:
@@ -251,6 +253,8 @@ def test_texts_of_an_epoch_start_have_a_limit() -> None:
         {"id_ahead_ns": 3_600_000_000_001},
         {"account_capacity": 0},
         {"account_capacity": (1 << 32) + 1},
+        {"hold_capacity": 0},
+        {"hold_capacity": (1 << 28) + 1},
     ],
 )
 def test_ledger_parameters_out_of_range_are_refused(wrong: dict[str, int]) -> None:

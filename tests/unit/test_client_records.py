@@ -7,7 +7,7 @@ import pytest
 
 from client_core import records, wire
 from client_core.errors import Refused
-from client_core.records import Operation, Reply, Status
+from client_core.records import CommandFlag, Operation, Reply, Side, Status
 from proto import ledger_pb2
 
 ID = bytes(range(16))
@@ -34,6 +34,59 @@ def test_each_operation_fills_only_its_own_fields() -> None:
     assert fields(records.register_asset(ID, asset=2, symbol="EUR", decimals=2)) == (
         (0, 0, 0, int.from_bytes(b"EUR", "little"), 2, Operation.REGISTER_ASSET, 0, 0, 2)
     )
+
+
+def test_operations_on_holds_and_accounts_fill_only_their_own_fields() -> None:
+    assert fields(records.hold(ID, 1, 2, 50, timeout_s=9, code=4)) == (
+        (1, 2, 50, 0, 0, Operation.HOLD, 0, 9, 4)
+    )
+    assert fields(records.capture(ID, 7, 50, code=4)) == (
+        (0, 0, 50, 7, 0, Operation.CAPTURE, 0, 0, 4)
+    )
+    assert fields(records.release(ID, 7)) == (0, 0, 0, 7, 0, Operation.RELEASE, 0, 0, 0)
+    assert fields(records.lock(ID, 3)) == (3, 0, 0, 0, 0, Operation.LOCK, 0, 0, 3)
+    assert fields(records.unlock(ID, 3, Side.CREDITS)) == (
+        (3, 0, 0, 0, 0, Operation.UNLOCK, 0, 0, 2)
+    )
+    assert fields(records.close_account(ID, 3, code=4)) == (
+        (3, 0, 0, 0, 0, Operation.CLOSE, 0, 0, 4)
+    )
+    assert fields(records.set_limits(ID, 3, floor=-5)) == (
+        (3, 0, -5, 2**63 - 1, 0, Operation.SET_LIMITS, 0, 0, 0)
+    )
+    assert fields(records.set_limits(ID, 3, floor=-5, ceiling=-1))[3] == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "reference"),
+    [
+        (records.deposit(ID, 1, 5, expected_version=8), CommandFlag.EXPECT_VERSION, 8),
+        (records.withdraw(ID, 1, 5, expected_version=8), CommandFlag.EXPECT_VERSION, 8),
+        (records.transfer(ID, 1, 2, 5, balancing=True), CommandFlag.BALANCING, 0),
+        (
+            records.transfer(ID, 1, 2, 5, balancing=True, expected_version=8),
+            CommandFlag.BALANCING | CommandFlag.EXPECT_VERSION,
+            8,
+        ),
+        (records.hold(ID, 1, 2, 5, expected_version=8), CommandFlag.EXPECT_VERSION, 8),
+        (records.capture(ID, 8, balancing=True), CommandFlag.BALANCING, 8),
+        (records.capture(ID, 8, keep_rest_held=True), CommandFlag.KEEP_REST_HELD, 8),
+        (records.create_account(ID, linked=True), CommandFlag.LINKED, 0),
+        (records.release(ID, 8, linked=True), CommandFlag.LINKED, 8),
+        (records.lock(ID, 8, linked=True), CommandFlag.LINKED, 0),
+    ],
+)
+def test_flags_stand_in_their_bits(command: bytes, flags: int, reference: int) -> None:
+    packed = records.unpack_fields(command)
+    assert (packed.flags, packed.reference) == (flags, reference)
+
+
+def test_linking_ties_all_commands_but_the_last_and_may_be_repeated() -> None:
+    commands = [records.deposit(ID, account, 1) for account in (1, 2, 3)]
+    chain = records.link(commands)
+    assert [records.is_linked(chain[at : at + 64]) for at in (0, 64, 128)] == [True, True, False]
+    assert records.link([chain]) == chain
+    assert records.link(commands[:1]) == commands[0]
 
 
 def test_a_transfer_has_these_very_bytes() -> None:
@@ -63,6 +116,18 @@ def test_a_transfer_has_these_very_bytes() -> None:
         (lambda: records.register_asset(ID, asset=2, symbol="NINECHARS", decimals=0), "A-Z"),
         (lambda: records.register_asset(ID, asset=2, symbol="", decimals=0), "A-Z"),
         (lambda: records.register_asset(ID, asset=2, symbol="A", decimals=19), "decimals"),
+        (lambda: records.hold(ID, 1, 1, 3), "two accounts"),
+        (lambda: records.hold(ID, 1, 2, 3, timeout_s=2**32), "timeout_s"),
+        (lambda: records.hold(ID, 1, 2, 3, expected_version=-1), "expected_version"),
+        (lambda: records.capture(ID, 0), "hold_id"),
+        (lambda: records.capture(ID, 1, -1), "amount"),
+        (lambda: records.release(ID, 1, 2**63), "amount"),
+        (lambda: records.lock(ID, 1, Side(0)), "side"),
+        (lambda: records.unlock(ID, 0), "account"),
+        (lambda: records.close_account(ID, 0), "account"),
+        (lambda: records.set_limits(ID, 1, floor=-(2**63)), "floor"),
+        (lambda: records.set_limits(ID, 1, ceiling=2**63), "ceiling"),
+        (lambda: records.set_limits(ID, 1, floor=2, ceiling=1), "above"),
     ],
 )
 def test_an_argument_out_of_range_is_named(build: Callable[[], bytes], told: str) -> None:

@@ -45,8 +45,9 @@ def compare() -> int:
     from tests.reference import Command, ReferenceLedger
 
     assert isinstance(hash_id, FunctionType)
-    parameters = LedgerParameters(window_capacity=64, id_ahead_ns=0, account_capacity=40)
-    machine, reference = StateMachine(parameters, hash_seed=2**64 - 1), ReferenceLedger(64, 0, 40)
+    parameters = LedgerParameters(64, id_ahead_ns=0, account_capacity=40, hold_capacity=20)
+    machine = StateMachine(parameters, hash_seed=2**64 - 1)
+    reference = ReferenceLedger(64, 0, 40, 20)
     random, now_ns, history = Random(1), 1_700_000_000 * 10**9, list[Command]()
     eur = symbol_number(b"EUR")
     first = [Command(operation=Operation.REGISTER_ASSET, asset=2, reference=eur)]
@@ -57,13 +58,20 @@ def compare() -> int:
         newest_ms = now_ns // NS_PER_MS
         batch = first
         if number:
-            batch = random_batch(random, BATCH_COMMANDS, machine.accounts, newest_ms, history)
+            batch = random_batch(
+                random, BATCH_COMMANDS, machine.accounts, newest_ms, history, machine.next_hold
+            )
         commands = np.frombuffer(packed(batch), COMMAND)
-        assert find_malformed(commands) is None
+        assert find_malformed(commands, from_client=False) is None
         replies = machine.apply(commands, now_ns)
         assert replies.tobytes() == b"".join(reference.apply(packed(batch), now_ns))
         assert machine.digest() == reference.digest()
-    assert find_malformed(np.frombuffer(packed([Command()]), COMMAND)) is not None
+        due = [hold for hold in reference.holds.values() if 0 < hold.expires_ns <= now_ns]
+        due.sort(key=lambda hold: (hold.expires_ns, hold.hold_id))
+        expired = machine.expired_holds(now_ns, BATCH_COMMANDS).tolist()
+        assert expired == [hold.hold_id for hold in due]
+    nothing = np.frombuffer(packed([Command()]), COMMAND)
+    assert find_malformed(nothing, from_client=True) is not None
     return len(history)
 
 

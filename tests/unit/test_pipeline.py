@@ -250,6 +250,46 @@ def test_a_foreign_record_ends_the_term_and_is_named_by_its_offset() -> None:
     assert leader.writer.purged
 
 
+def hold_commands() -> np.ndarray[Any, Any]:
+    """Two accounts, 100 on the first, and of it a hold of 40 for 10 s and one without a time."""
+    commands = np.zeros(5, COMMAND)
+    commands["operation"][:2] = Operation.CREATE_ACCOUNT
+    commands["asset"][:2] = 1
+    commands["operation"][2] = Operation.DEPOSIT
+    commands["operation"][3:] = Operation.HOLD
+    commands["debit_account"][3:] = 1
+    commands["credit_account"][2:] = (1, 2, 2)
+    commands["amount"][2:] = (100, 40, 5)
+    commands["timeout_s"][3] = 10
+    return commands
+
+
+def test_a_hold_past_its_time_is_expired_once_and_replay_agrees() -> None:
+    leader = Leadership()
+    assert leader.pipeline.submit(hold_commands().tobytes(), leader.caller, "holds")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    leader.now_ns += 10_000_000_000 - 1
+    leader.pipeline.expire_holds()
+    assert leader.pipeline.idle
+    leader.now_ns += 1
+    for _ in range(2):  # while the first are under way, no others are submitted
+        leader.pipeline.expire_holds()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    leader.pipeline.expire_holds()
+    assert leader.pipeline.idle
+    assert [open_batch(value).count for value in leader.writer.values] == [5, 1]
+    account = leader.state.account(1)
+    assert account is not None
+    assert (account["posted"], account["held"], leader.state.open_holds) == (100, 5, 1)
+    replica = Replica()
+    for record in leader.journal.reader(0).read(0):
+        replica.take(record)
+    assert replica.state is not None
+    assert replica.state.digest() == leader.state.digest()
+
+
 def test_a_heartbeat_is_only_written_when_nothing_is_in_flight() -> None:
     leader = Leadership()
     leader.submit(1)

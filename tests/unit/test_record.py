@@ -11,8 +11,12 @@ from cluster_core.record import (
     ACCOUNT,
     ASSET,
     COMMAND,
+    HOLD,
+    MAX_CHAIN_COMMANDS,
     MAX_MESSAGE_COMMANDS,
     REPLY,
+    AccountState,
+    CommandFlag,
     Operation,
     ReplyFlag,
     Status,
@@ -88,6 +92,21 @@ VALUES: Final[dict[str, tuple[npt.DTypeLike, dict[str, int]]]] = {
             "open_holds": 0x4142434445464748,
         },
     ),
+    "hold": (
+        HOLD,
+        {
+            "hold_id": 0x0102030405060708,
+            "debit_account": 0x1112131415161718,
+            "credit_account": 0x2122232425262728,
+            "remaining": 0x3132333435363738,
+            "expires_ns": 0x4142434445464748,
+            "opened_sequence": 0x5152535455565758,
+            "code": 0x61626364,
+            "asset": 0x71727374,
+            "next": 0x81828384,
+            "heap_place": 0x91929394,
+        },
+    ),
 }
 
 
@@ -128,19 +147,41 @@ def test_numbers_of_the_format_are_never_changed() -> None:
         "WITHDRAW": 3,
         "TRANSFER": 4,
         "REGISTER_ASSET": 5,
+        "HOLD": 6,
+        "CAPTURE": 7,
+        "RELEASE": 8,
+        "EXPIRE": 9,
+        "LOCK": 10,
+        "UNLOCK": 11,
+        "CLOSE": 12,
+        "SET_LIMITS": 13,
     }
     assert {status.name: status.value for status in Status} == {
         "OK": 1,
         "COMMAND_ID_REUSED": 2,
         "COMMAND_ID_TOO_OLD": 3,
         "COMMAND_ID_IN_FUTURE": 4,
+        "CHAIN_ID_REUSED": 5,
+        "LINKED_FAILED": 6,
+        "HOLD_NOT_FOUND": 41,
+        "HOLD_NOT_OPEN": 42,
+        "HOLD_EXPIRED": 43,
+        "HOLD_NOT_EXPIRED": 44,
         "AMOUNT_NOT_POSITIVE": 10,
+        "HOLD_EXCEEDED": 45,
         "SAME_ACCOUNT": 11,
         "DEBIT_ACCOUNT_NOT_FOUND": 12,
         "CREDIT_ACCOUNT_NOT_FOUND": 13,
         "ASSETS_DIFFER": 14,
+        "DEBIT_ACCOUNT_CLOSED": 30,
+        "CREDIT_ACCOUNT_CLOSED": 31,
+        "DEBIT_ACCOUNT_LOCKED": 32,
+        "CREDIT_ACCOUNT_LOCKED": 33,
+        "VERSION_MISMATCH": 34,
         "INSUFFICIENT_FUNDS": 15,
         "BALANCE_OVERFLOW": 16,
+        "CEILING_EXCEEDED": 17,
+        "HOLD_CAPACITY_REACHED": 40,
         "ASSET_NOT_FOUND": 20,
         "ACCOUNT_CAPACITY_REACHED": 21,
         "ASSET_NUMBER_OUT_OF_RANGE": 22,
@@ -148,6 +189,34 @@ def test_numbers_of_the_format_are_never_changed() -> None:
         "ASSET_SYMBOL_INVALID": 24,
         "ASSET_EXISTS": 25,
         "ASSET_SYMBOL_TAKEN": 26,
+        "LOCK_CODE_INVALID": 50,
+        "FLOOR_OUT_OF_RANGE": 51,
+        "FLOOR_ABOVE_CEILING": 52,
+        "BALANCE_OUTSIDE_LIMITS": 53,
+        "BALANCE_NOT_ZERO": 54,
+        "HOLDS_OPEN": 55,
+    }
+    assert {flag.name: flag.value for flag in CommandFlag} == {
+        "LINKED": 1,
+        "BALANCING": 2,
+        "EXPECT_VERSION": 4,
+        "KEEP_REST_HELD": 8,
+    }
+    assert {flag.name: flag.value for flag in AccountState} == {
+        "DEBITS_LOCKED": 1,
+        "CREDITS_LOCKED": 2,
+        "CLOSED": 4,
     }
     assert {flag.name: flag.value for flag in ReplyFlag} == {"DUPLICATE": 1}
-    assert MAX_MESSAGE_COMMANDS == 8_192
+    assert (MAX_MESSAGE_COMMANDS, MAX_CHAIN_COMMANDS) == (8_192, 8_192)
+
+
+def test_statuses_stand_in_the_order_of_checking() -> None:
+    names = [status.name for status in Status]
+    for earlier, later in (
+        ("LINKED_FAILED", "HOLD_NOT_FOUND"),
+        ("AMOUNT_NOT_POSITIVE", "HOLD_EXCEEDED"),
+        ("CREDIT_ACCOUNT_LOCKED", "VERSION_MISMATCH"),
+        ("CEILING_EXCEEDED", "HOLD_CAPACITY_REACHED"),
+    ):
+        assert names.index(earlier) + 1 == names.index(later)

@@ -1,0 +1,83 @@
+"""An asset: exact decimal amounts outside, whole minor units inside. Never a float, no rounding."""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from client_core.records import AMOUNT_MAX
+
+Amount = Decimal | int | str
+"""What stands for an amount: a Decimal, a whole number, or text that Decimal takes."""
+
+_MAX_DIGITS: Final = 19
+"""Of 2^63 - 1. What has more is out of range before any arithmetic is done with it."""
+
+_SHOWN_CHARACTERS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One registered asset: amounts have `decimals` digits after the point."""
+
+    number: int
+    symbol: str
+    decimals: int
+
+    def to_minor(self, amount: Amount) -> int:
+        """`amount` in minor units: "12.5" of an asset with two decimals is 1250.
+
+        Raises TypeError for a float or anything else that is no exact amount, ValueError for one
+        that is not a number, has more decimals than the asset, or exceeds 2^63 - 1 minor units.
+        """
+        if isinstance(amount, bool) or not isinstance(amount, (Decimal, int, str)):
+            raise TypeError(
+                f"an amount of {self.symbol} is a Decimal, int or str, not "
+                f"{type(amount).__name__}: floats are not exact, write Decimal('12.50')"
+            )
+        scale: int = 10**self.decimals
+        minor = amount * scale if isinstance(amount, int) else self._scaled(amount, scale)
+        if abs(minor) > AMOUNT_MAX:
+            raise self._out_of_range()
+        return minor
+
+    def to_decimal(self, minor: int) -> Decimal:
+        """The exact amount of `minor` units: 1250 of an asset with two decimals is 12.50.
+
+        Raises TypeError for anything but an integer.
+        """
+        if isinstance(minor, bool) or not isinstance(minor, int):
+            raise TypeError(f"minor units are an int, not {type(minor).__name__}")
+        # built from its digits: arithmetic would round to the context's precision
+        digits = tuple(map(int, str(abs(minor))))
+        return Decimal((int(minor < 0), digits, -self.decimals))
+
+    def _scaled(self, amount: Decimal | str, scale: int) -> int:
+        try:
+            exact = Decimal(amount)
+        except InvalidOperation:
+            exact = Decimal("NaN")
+        if not exact.is_finite():
+            raise ValueError(f"{_shown(amount)} is no amount of {self.symbol}: give a number")
+        if not exact:
+            return 0
+        # both limits first: an exponent may be so large that its power of ten fills the memory
+        if exact.adjusted() >= _MAX_DIGITS:
+            raise self._out_of_range()
+        if exact.adjusted() >= -self.decimals:
+            numerator, denominator = exact.as_integer_ratio()
+            minor, rest = divmod(numerator * scale, denominator)
+            if not rest:
+                return minor
+        raise ValueError(
+            f"{_shown(amount)} has more decimals than the {self.decimals} of {self.symbol}: "
+            "round it as your rules say"
+        )
+
+    def _out_of_range(self) -> ValueError:
+        most = self.to_decimal(AMOUNT_MAX)
+        return ValueError(f"an amount of {self.symbol} is {most} at most: split it")
+
+
+def _shown(amount: Decimal | str) -> str:
+    text = str(amount)
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")

@@ -1,0 +1,448 @@
+"""Ledger: every operation and query of the ledger, with exact decimal amounts.
+
+Amounts are Decimal, int or str, in the asset's decimals, and never rounded (`client_core.assets`).
+A look-up finds an account's asset the first time it is named; assets of accounts never change, so
+they are remembered. What a look-up doesn't find is refused as the ledger would, without sending.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from client_core import queries, records
+from client_core.answers import (
+    Account,
+    LedgerReply,
+    OpenHold,
+    Totals,
+    read_account,
+    read_asset,
+    read_hold,
+    read_totals,
+)
+from client_core.assets import Amount, Asset
+from client_core.command_stream import CommandStream
+from client_core.errors import (
+    ChainRefused,
+    NotFound,
+    Refused,
+    RingledgerClientError,
+)
+from client_core.records import (
+    AMOUNT_MAX,
+    COMMAND_BYTES,
+    U64_MAX,
+    Operation,
+    Side,
+    Status,
+    check_range,
+    unpack_fields,
+    unpack_replies,
+)
+
+REMEMBERED_MAX: Final = 1 << 17
+"""Accounts, and holds, whose asset is remembered: 20 MB at most; the oldest are forgotten first."""
+
+LOOK_UPS_AT_ONCE: Final = 64
+"""Queries under way for one `execute_all`."""
+
+_ID_REFUSALS: Final = frozenset(
+    {Status.COMMAND_ID_REUSED, Status.COMMAND_ID_TOO_OLD, Status.COMMAND_ID_IN_FUTURE}
+)
+
+
+class Ledger:
+    """Typed calls over one open CommandStream: `Ledger(stream)`. For one event loop.
+
+    Every operation takes `command_id`, 16 bytes: draw one by `new_id` and give it again to repeat
+    a command whose outcome is unknown; without one an id is drawn. Operations raise ValueError
+    and TypeError for arguments that can't be sent, Refused for a status that is not OK, and the
+    stream's errors. Queries raise NotFound and Unavailable after `query_timeout_s`.
+    """
+
+    def __init__(self, stream: CommandStream, *, query_timeout_s: float = 5.0) -> None:
+        self._stream = stream
+        self._query_timeout_s = query_timeout_s
+        self._assets: dict[int, Asset] = {}
+        self._account_assets: dict[int, int] = {}
+        self._hold_assets: dict[int, int] = {}
+
+    def new_id(self) -> bytes:
+        """A command id for one command: a UUIDv7 drawn from ledger time."""
+        return self._stream.command_ids.next_id()
+
+    # Operations
+
+    async def register_asset(
+        self, number: int, symbol: str, decimals: int, *, command_id: bytes | None = None
+    ) -> LedgerReply:
+        """Register asset `number` (1 .. 4095) with 0 .. 18 decimals."""
+        command = records.register_asset(
+            command_id or self.new_id(), asset=number, symbol=symbol, decimals=decimals
+        )
+        return await self._execute(command, None)
+
+    async def create_account(
+        self,
+        asset: int = 1,
+        *,
+        reference: int = 0,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Open an account of asset number `asset`; its id is the reply's `entity`."""
+        command = records.create_account(
+            command_id or self.new_id(), asset=asset, reference=reference, code=code
+        )
+        reply = await self._execute(command, None)
+        _remember(self._account_assets, reply.entity, asset)
+        return reply
+
+    async def deposit(
+        self,
+        credit_account: int,
+        amount: Amount,
+        *,
+        expected_version: int = 0,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Bring money in from outside; `expected_version` (0 for any) is the account's."""
+        asset = await self._asset_of(credit_account, Status.CREDIT_ACCOUNT_NOT_FOUND)
+        command = records.deposit(
+            command_id or self.new_id(),
+            credit_account,
+            _positive(asset, amount),
+            expected_version=expected_version,
+            code=code,
+        )
+        return await self._execute(command, asset)
+
+    async def withdraw(
+        self,
+        debit_account: int,
+        amount: Amount,
+        *,
+        expected_version: int = 0,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Take money out of the ledger."""
+        asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        command = records.withdraw(
+            command_id or self.new_id(),
+            debit_account,
+            _positive(asset, amount),
+            expected_version=expected_version,
+            code=code,
+        )
+        return await self._execute(command, asset)
+
+    async def transfer(
+        self,
+        debit_account: int,
+        credit_account: int,
+        amount: Amount,
+        *,
+        balancing: bool = False,
+        expected_version: int = 0,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Move money between two accounts; `balancing` moves what is available, up to it."""
+        asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        command = records.transfer(
+            command_id or self.new_id(),
+            debit_account,
+            credit_account,
+            _positive(asset, amount),
+            balancing=balancing,
+            expected_version=expected_version,
+            code=code,
+        )
+        return await self._execute(command, asset)
+
+    async def hold(
+        self,
+        debit_account: int,
+        credit_account: int,
+        amount: Amount,
+        *,
+        timeout_s: int = 0,
+        expected_version: int = 0,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Reserve money; the hold's id is the reply's `entity`. `timeout_s` 0 is never."""
+        asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        command = records.hold(
+            command_id or self.new_id(),
+            debit_account,
+            credit_account,
+            _positive(asset, amount),
+            timeout_s=timeout_s,
+            expected_version=expected_version,
+            code=code,
+        )
+        reply = await self._execute(command, asset)
+        _remember(self._hold_assets, reply.entity, asset.number)
+        return reply
+
+    async def capture(
+        self,
+        hold_id: int,
+        amount: Amount | None = None,
+        *,
+        balancing: bool = False,
+        keep_rest_held: bool = False,
+        asset: int | None = None,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Move what a hold reserved, all of it or `amount`, and free the rest.
+
+        `asset`, the hold's asset number, is only needed to send a capture again from another
+        process after its hold has gone: then nothing else tells it.
+        """
+        of_hold = await self._asset_of_hold(hold_id, asset, needed=amount is not None)
+        command = records.capture(
+            command_id or self.new_id(),
+            hold_id,
+            _part(of_hold, amount),
+            balancing=balancing,
+            keep_rest_held=keep_rest_held,
+            code=code,
+        )
+        return await self._execute(command, of_hold)
+
+    async def release(
+        self,
+        hold_id: int,
+        amount: Amount | None = None,
+        *,
+        asset: int | None = None,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Free what a hold reserved, all of it or `amount`; `asset` as in `capture`."""
+        of_hold = await self._asset_of_hold(hold_id, asset, needed=amount is not None)
+        command = records.release(
+            command_id or self.new_id(), hold_id, _part(of_hold, amount), code=code
+        )
+        return await self._execute(command, of_hold)
+
+    async def lock(
+        self, account: int, side: Side = Side.BOTH, *, command_id: bytes | None = None
+    ) -> LedgerReply:
+        """Lock an account against debits, credits or both."""
+        asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        return await self._execute(records.lock(command_id or self.new_id(), account, side), asset)
+
+    async def unlock(
+        self, account: int, side: Side = Side.BOTH, *, command_id: bytes | None = None
+    ) -> LedgerReply:
+        """Take an account's locks off again."""
+        asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        return await self._execute(
+            records.unlock(command_id or self.new_id(), account, side), asset
+        )
+
+    async def close_account(
+        self, account: int, *, code: int = 0, command_id: bytes | None = None
+    ) -> LedgerReply:
+        """Close an account for ever; it must be empty and without open holds."""
+        asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        return await self._execute(
+            records.close_account(command_id or self.new_id(), account, code=code), asset
+        )
+
+    async def set_limits(
+        self,
+        account: int,
+        *,
+        floor: Amount = 0,
+        ceiling: Amount | None = None,
+        code: int = 0,
+        command_id: bytes | None = None,
+    ) -> LedgerReply:
+        """Set both limits of an account's balance; `ceiling` None is no ceiling."""
+        asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        command = records.set_limits(
+            command_id or self.new_id(),
+            account,
+            floor=asset.to_minor(floor),
+            ceiling=AMOUNT_MAX if ceiling is None else asset.to_minor(ceiling),
+            code=code,
+        )
+        return await self._execute(command, asset)
+
+    async def execute_all(
+        self, commands: Sequence[bytes], *, atomic: bool = False
+    ) -> list[LedgerReply]:
+        """Run packed commands next to each other; their replies in order.
+
+        `commands`, 1 to 8,192, are those of `client_core.transfer` and its like, with ids by
+        `new_id` and amounts by `Asset.to_minor`. With `atomic` all or nothing: raises
+        ChainRefused, naming the command that failed. Else refusals are values.
+        """
+        wrong = [len(command) for command in commands if len(command) != COMMAND_BYTES]
+        if wrong:
+            raise ValueError(f"a command is {COMMAND_BYTES} bytes, one of these is {wrong[0]}")
+        await self._look_up(commands)
+        packed = records.link(commands) if atomic else b"".join(commands)
+        answered = unpack_replies(await self._stream.submit_many(packed))
+        numbers = self._assets_of(commands, answered)
+        if set(numbers) - self._assets.keys() - {None}:
+            # the commands were run: what fails now must not take their replies away
+            with contextlib.suppress(RingledgerClientError):
+                await self.totals()
+        replies = [
+            LedgerReply(reply, self._assets.get(number or 0))
+            for reply, number in zip(answered, numbers, strict=True)
+        ]
+        if atomic and not all(reply.accepted for reply in replies):
+            raise ChainRefused(_failed_index(replies), replies)
+        return replies
+
+    # Queries
+
+    async def account(self, account_id: int) -> Account:
+        """One account. Raises NotFound."""
+        check_range("account_id", account_id, 1, U64_MAX)
+        answer = await queries.get_account(self._stream.channel, account_id, self._query_timeout_s)
+        _remember(self._account_assets, account_id, answer.account.asset)
+        return read_account(answer, await self.asset(answer.account.asset))
+
+    async def hold_of(self, hold_id: int) -> OpenHold:
+        """One open hold. Raises NotFound, its reason telling "never opened" from "gone"."""
+        check_range("hold_id", hold_id, 1, U64_MAX)
+        answer = await queries.get_hold(self._stream.channel, hold_id, self._query_timeout_s)
+        _remember(self._hold_assets, hold_id, answer.hold.asset)
+        return read_hold(answer, await self.asset(answer.hold.asset))
+
+    async def totals(self) -> Totals:
+        """Sums and counts of every asset."""
+        answer = await queries.get_totals(self._stream.channel, self._query_timeout_s)
+        self._assets = {asset.asset: read_asset(asset) for asset in answer.assets}
+        return read_totals(answer)
+
+    async def asset(self, number: int) -> Asset:
+        """One registered asset, asked for only when it isn't known yet. Raises NotFound."""
+        if number not in self._assets:
+            await self.totals()
+        try:
+            return self._assets[number]
+        except KeyError:
+            raise NotFound("ASSET_NOT_FOUND", f"asset {number} is not registered") from None
+
+    # How they are carried out
+
+    async def _execute(self, command: bytes, asset: Asset | None) -> LedgerReply:
+        reply = await self._stream.submit(command)
+        return LedgerReply(reply.raise_for_status(), asset)
+
+    async def _asset_of(self, account_id: int, missing: Status) -> Asset:
+        """The asset of an account. Raises Refused with the status `missing`."""
+        number = self._account_assets.get(account_id)
+        if number is not None:
+            return await self.asset(number)
+        try:
+            return (await self.account(account_id)).asset
+        except NotFound as error:
+            raise Refused(missing, None, str(error)) from None
+
+    async def _asset_of_hold(
+        self, hold_id: int, given: int | None, *, needed: bool
+    ) -> Asset | None:
+        """The asset of a hold, None if it can't be known and isn't needed. Raises Refused."""
+        number = self._hold_assets.get(hold_id) if given is None else given
+        if number is not None:
+            return await self.asset(number)
+        try:
+            return (await self.hold_of(hold_id)).asset
+        except NotFound as error:
+            if not needed:
+                return None
+            missing = Status[error.reason]
+            raise Refused(missing, None, f"{error}; to send a command again give asset=") from None
+
+    async def _look_up(self, commands: Sequence[bytes]) -> None:
+        """Learn the assets of the accounts and holds that are named and exist already."""
+        accounts: set[int] = set()
+        holds: set[int] = set()
+        for command in commands:
+            fields = unpack_fields(command)
+            if fields.operation in (Operation.CAPTURE, Operation.RELEASE):
+                holds.add(fields.reference)
+            else:
+                accounts.add(fields.debit_account or fields.credit_account)
+        await self._each(self.account, accounts - self._account_assets.keys() - {0})
+        await self._each(self.hold_of, holds - self._hold_assets.keys() - {0})
+
+    async def _each(self, look_up: Callable[[int], Awaitable[Any]], ids: set[int]) -> None:
+        """Look all up, a limited number at a time; what is missing is left out."""
+        if ids and not self._assets:
+            await self.totals()
+
+        async def unless_missing(number: int) -> None:
+            with contextlib.suppress(NotFound):
+                await look_up(number)
+
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), LOOK_UPS_AT_ONCE):
+            await asyncio.gather(*map(unless_missing, ordered[start : start + LOOK_UPS_AT_ONCE]))
+
+    def _assets_of(
+        self, commands: Sequence[bytes], replies: Sequence[records.Reply]
+    ) -> list[int | None]:
+        """Each command's asset number as far as it is known, with what the commands opened."""
+        numbers: list[int | None] = []
+        for command, reply in zip(commands, replies, strict=True):
+            fields = unpack_fields(command)
+            if fields.operation in (Operation.CAPTURE, Operation.RELEASE):
+                number = self._hold_assets.get(fields.reference)
+            elif fields.operation in (Operation.CREATE_ACCOUNT, Operation.REGISTER_ASSET):
+                number = fields.asset
+            else:
+                account = fields.debit_account or fields.credit_account
+                number = self._account_assets.get(account)
+            if reply.accepted and number is not None:
+                if fields.operation == Operation.CREATE_ACCOUNT:
+                    _remember(self._account_assets, reply.entity, number)
+                elif fields.operation == Operation.HOLD:
+                    _remember(self._hold_assets, reply.entity, number)
+            numbers.append(number)
+        return numbers
+
+
+def _positive(asset: Asset, amount: Amount) -> int:
+    minor = asset.to_minor(amount)
+    if minor <= 0:
+        raise ValueError(f"the amount is {amount} {asset.symbol}: give more than zero")
+    return minor
+
+
+def _part(asset: Asset | None, amount: Amount | None) -> int:
+    """A capture's or release's amount in minor units; 0, all that is held, for None."""
+    return 0 if amount is None or asset is None else _positive(asset, amount)
+
+
+def _remember(table: dict[int, int], key: int, number: int) -> None:
+    if key not in table and len(table) >= REMEMBERED_MAX:
+        del table[next(iter(table))]
+    table[key] = number
+
+
+def _failed_index(replies: Sequence[LedgerReply]) -> int:
+    """The command that a chain failed by: an id's own refusal before the others' CHAIN_ID_REUSED,
+    and that before a duplicate's first status.
+    """
+    statuses = [reply.status for reply in replies]
+    for index, status in enumerate(statuses):
+        if status in _ID_REFUSALS:
+            return index
+    if Status.CHAIN_ID_REUSED in statuses:
+        return statuses.index(Status.CHAIN_ID_REUSED)
+    failed = set(statuses) - {Status.OK, Status.LINKED_FAILED} or {Status.LINKED_FAILED}
+    return next(index for index, status in enumerate(statuses) if status in failed)

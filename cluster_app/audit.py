@@ -1,0 +1,331 @@
+"""The audit: replay a journal, check every sum, and compare each step with the oracle if asked.
+
+What is checked:
+  records    each record's own digest, and the chain, by the reader rule
+  commands   their structure
+  books      `cluster_app.audited_books`: sums, counts and limits, from the arrays themselves
+  oracle     with `--reference`: the replies to each batch byte by byte, and the state digest
+
+The oracle is the state machine in plain Python, `tests/reference.py` of a checkout: about a
+hundred times slower than the kernel, and written independently of it.
+"""
+
+import argparse
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_app.audited_books import check_books
+from cluster_app.election import READ_BACK_TIMEOUT_S, JournalFollower
+from cluster_app.errors import Fault, UsageError
+from cluster_app.journals import open_journal
+from cluster_app.logs import ReplayProgress, configure_logs
+from cluster_core.batch import HEADER_BYTES, Kind, open_batch
+from cluster_core.journal import Journal, JournalRecord
+from cluster_core.reader_rule import Verdict
+from cluster_core.record import (
+    ACCOUNT,
+    ASSET,
+    COMMAND,
+    HOLD,
+    HOLD_BYTES,
+    REPLY,
+    REPLY_BYTES,
+    Operation,
+    Status,
+)
+from cluster_core.replay import Replica
+from cluster_core.state_machine import StateMachine
+
+DIGEST_INTERVAL_BATCHES: Final = 256
+"""Batches between two comparisons of digests, which take the oracle long."""
+
+_SQLITE: Final = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What `audit` takes."""
+
+    journal: str
+    reference: bool = False
+
+
+class Difference(Fault):
+    """Kernel and oracle disagree. At `equal_offset` they still had the same state."""
+
+    def __init__(self, what: str, equal_offset: int) -> None:
+        super().__init__(what)
+        self.equal_offset = equal_offset
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Audit the journal that the flags name and print what it holds.
+
+    Returns 0 when all is sound. Raises Fault or a JournalError, naming the offset, when it is
+    not, and UsageError.
+    """
+    settings = read_settings(arguments)
+    configure_logs("info")
+    oracle = import_oracle() if settings.reference else None
+    with closing(_open_existing(settings.journal)) as journal:
+        end_offset = journal.end_offset()
+        if journal.start_offset() > 0:
+            raise Fault(
+                f"the journal begins at offset {journal.start_offset()}: what was trimmed can't "
+                "be audited"
+            )
+        replica = (
+            replay(journal, end_offset) if oracle is None else compare(journal, end_offset, oracle)
+        )
+    if replica.state is None:
+        raise Fault(f"no ledger begins in this journal of {end_offset} records, up to its end")
+    print(describe(replica, replica.state))
+    faults = check_books(replica.state)
+    if faults:
+        raise Fault(f"books as of journal offset {end_offset - 1}: {'; '.join(faults)}")
+    if oracle is not None:
+        print("reference=equal")
+    print("sound", flush=True)
+    return 0
+
+
+def read_settings(arguments: Sequence[str]) -> AuditSettings:
+    """Settings from flags and environment; argparse itself ends on an unknown flag."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_app audit",
+        description="Replay a whole journal and check it. Exit code 0 only if all is sound.",
+    )
+    parser.add_argument(
+        "--journal",
+        metavar="URL",
+        default=os.environ.get("RINGLEDGER_JOURNAL"),
+        help="the journal, as for a leader; also RINGLEDGER_JOURNAL",
+    )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="compare each batch with the oracle (slow; from a checkout of the sources)",
+    )
+    given = parser.parse_args(arguments)
+    if not given.journal:
+        raise UsageError("name the journal: --journal sqlite:///PATH")
+    return AuditSettings(given.journal, given.reference)
+
+
+def import_oracle() -> ModuleType:
+    """The oracle's module. Raises UsageError outside a checkout."""
+    try:
+        from tests import reference
+    except ImportError as error:
+        raise UsageError(
+            f"--reference needs tests/reference.py of a checkout ({error}): run it from there"
+        ) from None
+    return reference
+
+
+def _open_existing(url: str) -> Journal:
+    """A journal that is there already: an audit creates none."""
+    if url.startswith(_SQLITE) and not Path(url[len(_SQLITE) :]).is_file():
+        raise UsageError(f"journal {url!r}: there is no such file")
+    return open_journal(url)
+
+
+def describe(replica: Replica, state: StateMachine) -> str:
+    """What the journal holds, one `name=value` or one asset a line; amounts in minor units."""
+    position = replica.position
+    lines = [
+        f"offsets=0..{position.next_offset - 1}",
+        f"skipped_records={replica.skipped_records}",
+        f"ledger_id={replica.ledger_id.hex()}",
+        f"epoch={position.epoch}",
+        f"applied={state.applied}",
+        f"ledger_time_ns={position.timestamp_ns}",
+        f"chain={position.chain.hex()}",
+        f"digest={state.digest().hex()}",
+        f"accounts={state.accounts}",
+        f"open_holds={state.open_holds}",
+    ]
+    for number in state.asset_numbers():
+        asset: Any = state.asset(number)
+        symbol = int(asset["symbol"]).to_bytes(8, "little").rstrip(b"\0").decode("ascii")
+        lines.append(
+            f"asset={number} symbol={symbol} decimals={asset['decimals']} "
+            f"posted={-int(asset['external'])} held={asset['held']} "
+            f"accounts={asset['accounts']} open_holds={asset['open_holds']}"
+        )
+    return "\n".join(lines)
+
+
+def replay(journal: Journal, end_offset: int) -> Replica:
+    """A replica of everything below `end_offset`. Raises JournalFault with the offset."""
+    replica = Replica(hash_seed=secrets.randbits(64))
+    progress = ReplayProgress(0, end_offset)
+
+    def told(replica: Replica) -> None:
+        progress.update(replica.position.next_offset, replica.position.next_sequence)
+
+    try:
+        with closing(JournalFollower(journal, replica)) as follower:
+            follower.catch_up(end_offset, told)
+    finally:
+        progress.close()
+    return replica
+
+
+def compare(journal: Journal, end_offset: int, oracle: ModuleType) -> Replica:
+    """`replay`, with each batch given to the oracle as well.
+
+    Raises Difference, naming the first offset, and the sequence or record and field, that differ.
+    """
+    try:
+        return _compare(journal, end_offset, oracle, each_batch_from=end_offset)
+    except Difference as difference:
+        # States may have differed before a reply did, or before the next look at the digests:
+        # once more, and look after each batch from where they were surely equal.
+        _compare(journal, end_offset, oracle, each_batch_from=difference.equal_offset + 1)
+        raise Fault(f"{difference}; but not when it was replayed again") from None
+
+
+def _compare(
+    journal: Journal, end_offset: int, oracle: ModuleType, *, each_batch_from: int
+) -> Replica:
+    replica = Replica(hash_seed=secrets.randbits(64))
+    comparison: Comparison | None = None
+    progress = ReplayProgress(0, end_offset)
+    batches = 0
+    try:
+        for record in _read_all(journal, end_offset):
+            counted = replica.take(record).verdict is Verdict.COUNTS
+            if replica.state is not None and comparison is None:
+                comparison = Comparison(replica.state, oracle)
+            if counted and comparison is not None and comparison.step(record):
+                batches += 1
+                if record.offset >= each_batch_from or batches % DIGEST_INTERVAL_BATCHES == 0:
+                    comparison.check_state(record.offset)
+            progress.update(replica.position.next_offset, replica.position.next_sequence)
+        if comparison is not None:
+            comparison.check_state(end_offset - 1)
+    finally:
+        progress.close()
+    return replica
+
+
+def _read_all(journal: Journal, end_offset: int) -> Iterator[JournalRecord]:
+    offset = 0
+    with closing(journal.reader(offset)) as reader:
+        while offset < end_offset:
+            records = reader.read(READ_BACK_TIMEOUT_S, end_offset - offset)
+            if not records:
+                raise Fault(f"cannot read the journal's offset {offset}")
+            yield from records
+            offset += len(records)
+
+
+class Comparison:
+    """Kernel and oracle beside each other, both from an empty ledger with the state's parameters.
+
+    The kernel runs a second time here, with another hash seed: its digest must be that of `state`
+    too.
+    """
+
+    def __init__(self, state: StateMachine, oracle: ModuleType) -> None:
+        self._state = state
+        self._oracle = oracle
+        self._machine = StateMachine(state.parameters, hash_seed=secrets.randbits(64))
+        self._reference = oracle.ReferenceLedger(**asdict(state.parameters))
+        self._equal_offset = -1
+
+    def step(self, record: JournalRecord) -> bool:
+        """Apply a counted record to both; False when it holds no commands. Raises Difference."""
+        header = open_batch(record.value)
+        if header.kind is not Kind.COMMANDS:
+            return False
+        packed = record.value[HEADER_BYTES:]
+        commands = np.frombuffer(packed, COMMAND)
+        replies = self._machine.apply(commands, header.timestamp_ns)
+        try:
+            expected = b"".join(self._reference.apply(packed, header.timestamp_ns))
+        except Exception as error:
+            raise self._difference(record.offset, f"the oracle failed: {error!r}") from error
+        if replies.tobytes() != expected:
+            raise self._difference(record.offset, _reply_difference(commands, replies, expected))
+        return True
+
+    def check_state(self, offset: int) -> None:
+        """Compare the digests after the record at `offset`. Raises Difference."""
+        digest = self._machine.digest()
+        if digest != self._state.digest():
+            raise self._difference(offset, "two runs of the kernel differ")
+        if digest != self._reference.digest():
+            raise self._difference(offset, self._state_difference())
+        self._equal_offset = offset
+
+    def _difference(self, offset: int, what: str) -> Difference:
+        return Difference(f"journal offset {offset}: {what}", self._equal_offset)
+
+    def _state_difference(self) -> str:
+        """The first record and field that differ, in the digest's order."""
+        machine, reference = self._machine, self._reference
+        for name, number in (
+            ("accounts", len(reference.accounts)),
+            ("next_hold", reference.next_hold),
+            ("open_holds", len(reference.holds)),
+            ("window_entries", reference.window_entries),
+        ):
+            if getattr(machine, name) != number:
+                return f"{name}: kernel {getattr(machine, name)}, oracle {number}"
+        accounts = enumerate(reference.accounts, start=1)
+        holds = sorted(reference.holds.items())
+        layouts = self._oracle
+        for name, entries, find, layout, dtype in (
+            ("account", accounts, machine.account, layouts.ACCOUNT, ACCOUNT),
+            ("asset", sorted(reference.assets.items()), machine.asset, layouts.ASSET, ASSET),
+            ("hold", holds, machine.hold, layouts.OPEN_HOLD, HOLD),
+        ):
+            for number, entry in entries:
+                record = find(number)
+                if record is None:
+                    return f"{name} {number}: the kernel has none"
+                packed = layout.pack(*astuple(entry)).ljust(HOLD_BYTES, b"\0")
+                if record.tobytes() != packed:
+                    expected = np.frombuffer(packed, dtype)[0]
+                    return f"{name} {number}, {_field_difference(record, expected)}"
+        return "state digest: the assets or the window of recent command ids differ"
+
+
+def _reply_difference(
+    commands: npt.NDArray[Any], replies: npt.NDArray[Any], expected_bytes: bytes
+) -> str:
+    if len(expected_bytes) != replies.nbytes:
+        return f"the oracle gives {len(expected_bytes)} bytes of replies, not {replies.nbytes}"
+    expected = np.frombuffer(expected_bytes, REPLY)
+    rows = [array.view(np.uint8).reshape(-1, REPLY_BYTES) for array in (replies, expected)]
+    index = int(np.flatnonzero((rows[0] != rows[1]).any(axis=1))[0])
+    operation = Operation(int(commands[index]["operation"])).name
+    return (
+        f"command {index} ({operation}), sequence {replies[index]['sequence']}, "
+        f"reply's {_field_difference(replies[index], expected[index])}"
+    )
+
+
+def _field_difference(record: Any, expected: Any) -> str:
+    for name in record.dtype.names:
+        found, wanted = int(record[name]), int(expected[name])
+        if found != wanted:
+            if name == "status":
+                return f"field status: kernel {_status(found)}, oracle {_status(wanted)}"
+            return f"field {name}: kernel {found}, oracle {wanted}"
+    return "reserved bytes"
+
+
+def _status(number: int) -> str:
+    return Status(number).name if number in set(Status) else str(number)

@@ -1,0 +1,346 @@
+"""The audit of a journal that a real leader wrote: sound, or the fault named with its offset."""
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+
+import client_core
+from client_core import Asset, CommandStream, Ledger
+from cluster_app import audit
+from cluster_app.__main__ import main
+from cluster_app.audited_books import check_books
+from cluster_core.batch import HEADER_BYTES, Kind, open_batch
+from cluster_core.record import COMMAND, Operation
+from cluster_core.state_machine import StateMachine
+from tests import reference
+from tests.compared_ledger import create, funded_ledger, hold, transfer
+from tests.leader_process import LeaderProcess, journal_url
+
+EUR = Asset(2, "EUR", 2)
+ROUNDS = 5
+
+
+async def work(address: str) -> int:
+    """Every operation, also refused ones and chains; the number of commands applied."""
+    async with CommandStream(address) as stream:
+        ledger = Ledger(stream)
+        await ledger.register_asset(EUR.number, EUR.symbol, EUR.decimals)
+        for _ in range(ROUNDS):
+            payer, payee = [(await ledger.create_account(EUR.number)).entity for _ in range(2)]
+            await ledger.deposit(payer, "100")
+            kept = (await ledger.hold(payer, payee, "10", timeout_s=3_600)).entity
+            await ledger.capture(kept, "4", keep_rest_held=True)
+            freed = (await ledger.hold(payer, payee, "5")).entity
+            await ledger.release(freed)
+            await ledger.lock(payee)
+            await ledger.unlock(payee)
+            await ledger.set_limits(payee, floor="-1")
+            moves = [client_core.transfer(ledger.new_id(), payer, payee, 6_000) for _ in range(2)]
+            with pytest.raises(client_core.ChainRefused):
+                await ledger.execute_all(moves, atomic=True)
+            await ledger.execute_all(moves)
+            empty = (await ledger.create_account(EUR.number)).entity
+            await ledger.close_account(empty)
+        return (await ledger.totals()).applied_sequence
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A journal whose leader has ended well, and how many commands it holds."""
+    folder = tmp_path_factory.mktemp("journal")
+    with LeaderProcess(journal_url(folder), "--account-capacity", "64") as process:
+        applied = asyncio.run(work(process.wait_ready().address))
+        process.signal(signal.SIGTERM)
+        assert process.wait_exit()[0] == 0
+    return folder / "journal.db", applied
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """The audit's logs go to a test's own standard error, which ends with the test."""
+    yield
+    structlog.reset_defaults()
+
+
+def url(journal: Path) -> str:
+    return f"sqlite:///{journal}"
+
+
+@pytest.fixture
+def copied(written: tuple[Path, int], tmp_path: Path) -> Path:
+    """A journal of the test's own, to be damaged."""
+    copy = tmp_path / "journal.db"
+    with closing(sqlite3.connect(written[0])) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+def batches_of(journal: Path) -> list[tuple[int, bytes]]:
+    """(offset, value) of all batches with commands."""
+    with closing(sqlite3.connect(journal)) as connection:
+        rows = connection.execute("SELECT offset, value FROM batches ORDER BY offset").fetchall()
+    return [(offset, value) for offset, value in rows if open_batch(value).kind is Kind.COMMANDS]
+
+
+def offset_of(journal: Path, operation: Operation) -> int:
+    """Offset of the first batch that holds such a command."""
+    for offset, value in batches_of(journal):
+        commands = np.frombuffer(value, COMMAND, offset=HEADER_BYTES)
+        if operation in commands["operation"]:
+            return offset
+    raise AssertionError(f"no {operation.name} in the journal")
+
+
+def test_a_sound_journal_is_told_with_its_chain_digest_and_totals(
+    written: tuple[Path, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal, applied = written
+    assert main(["audit", "--journal", url(journal)]) == 0
+    told = capsys.readouterr().out
+    assert f"applied={applied}\n" in told
+    assert re.search(r"^chain=[0-9a-f]{64}$", told, re.MULTILINE)
+    assert re.search(r"^epoch=1$", told, re.MULTILINE)
+    # 100.00 into each round's payer; 6.00 of each round's first hold stay held
+    assert (
+        f"asset=2 symbol=EUR decimals=2 posted={10_000 * ROUNDS} held={600 * ROUNDS} "
+        f"accounts={3 * ROUNDS} open_holds={ROUNDS}\n"
+    ) in told
+    assert told.endswith("\nsound\n")
+    # the state's digest is the oracle's, from the journal's own bytes
+    oracle = reference.ReferenceLedger(1 << 22, 1_000_000_000, 64, 1 << 22)
+    for _, value in batches_of(journal):
+        oracle.apply(value[HEADER_BYTES:], open_batch(value).timestamp_ns)
+    assert f"digest={oracle.digest().hex()}\n" in told
+
+
+def test_the_program_compares_a_sound_journal_with_the_oracle(written: tuple[Path, int]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster_app", "audit", "--reference", "--journal", url(written[0])],
+        cwd=Path(__file__).parent.parent.parent,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["reference=equal", "sound"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--reference"]])
+def test_a_flipped_byte_is_named_by_its_offset(
+    copied: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    offset, value = batches_of(copied)[-2]
+    flipped = bytearray(value)
+    flipped[HEADER_BYTES + 40] ^= 1
+    with closing(sqlite3.connect(copied)) as connection, connection:
+        connection.execute(
+            "UPDATE batches SET value = ? WHERE offset = ?", (bytes(flipped), offset)
+        )
+    assert main(["audit", "--journal", url(copied), *flags]) == 1
+    out, error = capsys.readouterr()
+    assert f"ringledger audit: journal offset {offset}: digest does not match" in error
+    assert "sound" not in out
+
+
+def test_a_missing_record_is_named_by_its_offset(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offset = batches_of(copied)[2][0]
+    with closing(sqlite3.connect(copied)) as connection, connection:
+        connection.execute("DELETE FROM batches WHERE offset = ?", (offset,))
+    assert main(["audit", "--journal", url(copied)]) == 1
+    assert f"offset {offset} is missing" in capsys.readouterr().err
+
+
+def test_a_reply_that_the_oracle_gives_otherwise_is_named(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.ReferenceLedger._capture
+
+    def off_by_one(ledger: reference.ReferenceLedger, command: reference.Command) -> Any:
+        reply = right(ledger, command)
+        return reply._replace(amount=reply.amount + 1)
+
+    monkeypatch.setattr(reference.ReferenceLedger, "_capture", off_by_one)
+    assert main(["audit", "--reference", "--journal", url(copied)]) == 1
+    out, error = capsys.readouterr()
+    [told] = [line for line in error.splitlines() if line.startswith("ringledger audit")]
+    assert f"journal offset {offset_of(copied, Operation.CAPTURE)}: " in told
+    assert re.search(
+        r"\(CAPTURE\), sequence \d+, reply's field amount: kernel 400, oracle 401", told
+    )
+    assert "sound" not in out
+
+
+def test_a_state_that_differs_without_a_reply_is_named_at_the_first_batch(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = reference.ReferenceLedger._set_limits
+
+    def forgotten(ledger: reference.ReferenceLedger, command: reference.Command) -> Any:
+        before = ledger.accounts.copy()
+        reply = right(ledger, command)
+        ledger.accounts = before
+        return reply
+
+    monkeypatch.setattr(reference.ReferenceLedger, "_set_limits", forgotten)
+    monkeypatch.setattr(audit, "DIGEST_INTERVAL_BATCHES", 40)
+    assert main(["audit", "--reference", "--journal", url(copied)]) == 1
+    error = capsys.readouterr().err
+    offset = offset_of(copied, Operation.SET_LIMITS)
+    assert f"journal offset {offset}: account 2, field floor: kernel -100, oracle 0" in error
+
+
+def test_an_oracle_that_fails_is_a_fault_with_its_offset(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(ledger: reference.ReferenceLedger, command: reference.Command) -> Any:
+        raise ArithmeticError("out of money")
+
+    monkeypatch.setattr(reference.ReferenceLedger, "_close", fails)
+    assert main(["audit", "--reference", "--journal", url(copied)]) == 1
+    offset = offset_of(copied, Operation.CLOSE)
+    assert f"journal offset {offset}: the oracle failed: Arith" in capsys.readouterr().err
+
+
+def test_a_journal_that_is_not_there_is_a_usage_error_and_is_not_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RINGLEDGER_JOURNAL", raising=False)
+    absent = tmp_path / "absent.db"
+    assert main(["audit", "--journal", url(absent)]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not absent.exists()
+    assert main(["audit"]) == 2
+    assert "name the journal" in capsys.readouterr().err
+
+
+def test_without_a_checkout_the_oracle_is_a_usage_error(
+    written: tuple[Path, int], tmp_path: Path
+) -> None:
+    # `tests` is no part of the wheel: without it on the path the program says so
+    run = f"""import sys, types
+sys.modules["tests"] = types.ModuleType("tests")
+sys.path.insert(0, {str(Path(__file__).parent.parent.parent)!r})
+from cluster_app.__main__ import main
+sys.exit(main(["audit", "--reference", "--journal", {url(written[0])!r}]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "of a checkout" in done.stderr) == (2, True)
+
+
+def state_with_holds() -> StateMachine:
+    """Accounts 1 and 2 hold money for each other; account 4 holds nothing."""
+    ledger = funded_ledger()
+    ledger.run(create(), hold(1, 2, 30), hold(2, 1, 20, timeout_s=5), transfer(1, 2, 5))
+    return ledger.machine
+
+
+def test_sound_books_have_no_fault() -> None:
+    assert check_books(state_with_holds()) == []
+    assert check_books(funded_ledger().machine) == []
+
+
+@pytest.mark.parametrize(
+    ("array", "row", "field", "value", "faults"),
+    [
+        ("accounts", 1, "posted", 96, ["asset 1: sum of posted + external is 1, not 0"]),
+        (
+            "accounts",
+            2,
+            "held",
+            21,
+            [
+                "asset 1: sum of held is 51, not 50",
+                "account 2: held is 21, by its open holds 20",
+            ],
+        ),
+        ("accounts", 1, "floor", 66, ["account 1: posted - held is below the floor"]),
+        ("accounts", 1, "floor", 96, ["account 1: posted - held is below the floor"]),
+        ("accounts", 1, "ceiling", 94, ["account 1: posted is above the ceiling"]),
+        ("accounts", 2, "credits_total", 104, ["account 2: a lifetime total is out of range"]),
+        ("accounts", 4, "account_id", 3, ["account 4: account_id is not its place"]),
+        (
+            "accounts",
+            3,
+            "asset",
+            77,
+            ["account 3: asset is not registered", "asset 2: accounts is 0, not 1"],
+        ),
+        (
+            "accounts",
+            2,
+            "open_holds",
+            2,
+            [
+                "asset 1: open holds of its accounts is 3, not 2",
+                "account 2: open_holds is 2, by its open holds 1",
+            ],
+        ),
+        ("assets", 1, "external", -201, ["asset 1: sum of posted + external is -1, not 0"]),
+        ("assets", 2, "accounts", 2, ["asset 2: accounts is 1, not 2"]),
+        (
+            "holds",
+            1,
+            "remaining",
+            31,
+            [
+                "asset 1: sum of what its open holds hold is 51, not 50",
+                "account 1: held is 30, by its open holds 31",
+            ],
+        ),
+        ("holds", 1, "credit_account", 9, ["hold 1: its credit account does not exist"]),
+    ],
+)
+def test_books_that_do_not_add_up_are_named(
+    array: str, row: int, field: str, value: int, faults: list[str]
+) -> None:
+    state = state_with_holds()
+    getattr(state._books, array)[field][row] = value
+    assert check_books(state) == faults
+
+
+def test_sums_beyond_64_bits_are_exact() -> None:
+    state = funded_ledger().machine
+    most = 2**63 - 1
+    for account in (1, 2):
+        state._books.accounts["posted"][account] = most
+        state._books.accounts["credits_total"][account] = most
+    [fault] = check_books(state)
+    assert fault == f"asset 1: sum of posted + external is {2 * most - 200}, not 0"
+
+
+def test_the_audit_tells_books_that_do_not_add_up(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = StateMachine.apply_into
+
+    def loses_money(state: StateMachine, *arguments: Any) -> None:
+        right(state, *arguments)
+        if state.accounts:
+            state._books.accounts["posted"][1] -= 1
+
+    monkeypatch.setattr(StateMachine, "apply_into", loses_money)
+    assert main(["audit", "--journal", url(copied)]) == 1
+    out, error = capsys.readouterr()
+    assert re.search(r"books as of journal offset \d+: .*sum of posted \+ external", error)
+    assert "sound" not in out
