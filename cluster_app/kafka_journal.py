@@ -50,6 +50,8 @@ _EVERYWHERE: Final[Mapping[str, Any]] = {
     # a broker that restarts is found again at once, not after librdkafka's 10 s
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 500,
+    # the topic was seen before: one that is gone is told sooner than after 30 s
+    "topic.metadata.propagation.max.ms": 5_000,
     # librdkafka writes to standard error by itself: what matters comes by `error_cb` instead
     "log_level": 0,
 }
@@ -77,8 +79,6 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "queued.max.messages.kbytes": 64 << 10,
     # after the queue was full librdkafka waits this long, by default a second
     "fetch.queue.backoff.ms": 2,
-    # the topic was seen before: one that is gone is told sooner than after 30 s
-    "topic.metadata.propagation.max.ms": 5_000,
 }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 REQUEST_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.25
-_LOOK_S: Final = 0.05
+_REACH_S: Final = 1.0
 _SAY_FIRST_S: Final = 1.0
 _SAY_EVERY_S: Final = 5.0
 REPLICAS_MAX: Final = 3
@@ -72,46 +72,23 @@ class ClientErrors:
             structlog.get_logger().warning("kafka", code=error.name(), reason=error.str())
 
 
-class _Requests:
-    """Waits for answers no longer than `options.wait_s`, a refused login or a stop.
-
-    The client itself notices none of these while it looks for a broker.
-    """
+class _Wait:
+    """The wait for a broker: ends at a deadline, a refused login or a stop."""
 
     def __init__(
-        self,
-        admin: AdminClient,
-        url: str,
-        wait_s: float,
-        errors: ClientErrors,
-        stopping: Callable[[], bool],
+        self, url: str, wait_s: float, errors: ClientErrors, stopping: Callable[[], bool]
     ) -> None:
-        self.admin = admin
         self._url = url
         self._wait_s = wait_s
         self._errors = errors
         self._stopping = stopping
         self._deadline = time.monotonic() + wait_s
         self._say_at = time.monotonic() + _SAY_FIRST_S
-        self._failure = "no answer"
 
-    def result(self, asked: "futures.Future[T]") -> T:
-        """The answer. Raises KafkaException and what `check` raises."""
-        while not futures.wait((asked,), _LOOK_S).done:
-            self.check()
-        return asked.result()
-
-    def retry_after(self, failure: str) -> None:
-        """Wait before the next try. Raises what `check` raises."""
-        self._failure = failure
-        self.check()
-        time.sleep(_RETRY_S)
-
-    def check(self) -> None:
+    def check(self, failure: str) -> None:
         """Raises Stopped, JournalRefused for a refused login, JournalFault past the deadline."""
-        self.admin.poll(0)
         now = time.monotonic()
-        reason = self._errors.reason or self._failure
+        reason = self._errors.reason or failure
         if self._stopping():
             raise Stopped("stopped before it reached the journal")
         if self._errors.refusal:
@@ -148,27 +125,30 @@ def open_topic(
     JournalRefused for a topic that is no journal's and for a refused login, Stopped when
     `stopping` says so.
     """
-    requests = _Requests(admin, url, options.wait_s, errors, stopping)
+    wait = _Wait(url, options.wait_s, errors, stopping)
     while True:
         try:
-            description = _describe(requests, name) or _create(requests, name, options)
+            # The requests below would look for a broker longer, and none may be left unanswered:
+            # librdkafka aborts where Python's collector frees a client on that client's thread.
+            admin.list_topics(timeout=_REACH_S)
+            description = _describe(admin, name) or _create(admin, name, options)
             if description is not None and description.partitions:
-                return _check(requests, url, description, options)
+                return _check(admin, url, description, options)
             failure = "the topic has just been created"
         except KafkaException as error:
             failure = _reason(error)
             if _code(error) not in _UNREACHABLE:
                 raise JournalRefused(f"{url}: {failure}") from None
-        requests.retry_after(failure)
+        admin.poll(0)  # lets `errors` know
+        wait.check(failure)
+        time.sleep(_RETRY_S)
 
 
-def _describe(requests: _Requests, name: str) -> TopicDescription | None:
+def _describe(admin: AdminClient, name: str) -> TopicDescription | None:
     """The topic, or None. Unlike a request for metadata this never creates one."""
-    asked = requests.admin.describe_topics(
-        TopicCollection([name]), request_timeout=REQUEST_TIMEOUT_S
-    )
+    asked = admin.describe_topics(TopicCollection([name]), request_timeout=REQUEST_TIMEOUT_S)
     try:
-        found: TopicDescription = requests.result(asked[name])
+        found: TopicDescription = _result(asked[name])
         return found
     except KafkaException as error:
         if _code(error) == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -176,10 +156,9 @@ def _describe(requests: _Requests, name: str) -> TopicDescription | None:
         raise
 
 
-def _create(requests: _Requests, name: str, options: KafkaOptions) -> TopicDescription | None:
+def _create(admin: AdminClient, name: str, options: KafkaOptions) -> TopicDescription | None:
     """Create the topic, unless another node is just doing so; it may be visible only later."""
-    admin = requests.admin
-    cluster = requests.result(admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S))
+    cluster = _result(admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S))
     replicas = options.replication_factor or min(REPLICAS_MAX, len(cluster.nodes))
     properties = {
         **REQUIRED_OF_TOPIC,
@@ -190,17 +169,17 @@ def _create(requests: _Requests, name: str, options: KafkaOptions) -> TopicDescr
         [NewTopic(name, 1, replicas, config=properties)], request_timeout=REQUEST_TIMEOUT_S
     )
     try:
-        requests.result(asked[name])
+        _result(asked[name])
     except KafkaException as error:
         if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
     else:
         structlog.get_logger().info("topic_created", topic=name, replicas=replicas, **properties)
-    return _describe(requests, name)
+    return _describe(admin, name)
 
 
 def _check(
-    requests: _Requests, url: str, description: TopicDescription, options: KafkaOptions
+    admin: AdminClient, url: str, description: TopicDescription, options: KafkaOptions
 ) -> Topic:
     name, partitions = description.name, description.partitions
     if len(partitions) != 1:
@@ -209,8 +188,8 @@ def _check(
             "keeps the order of all: choose another topic"
         )
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
-    asked = requests.admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
-    present = {key: entry.value for key, entry in requests.result(asked[resource]).items()}
+    asked = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+    present = {key: entry.value for key, entry in _result(asked[resource]).items()}
     _check_properties(url, name, present, {**REQUIRED_OF_TOPIC, **options.topic_properties})
     message_bytes_max = int(present["max.message.bytes"])
     if message_bytes_max < MESSAGE_BYTES_MIN:
@@ -252,6 +231,11 @@ def _advice(name: str, key: str, value: str) -> str:
         f"choose another topic, or set it: kafka-configs.sh --alter --entity-type topics "
         f"--entity-name {name} --add-config {key}={value}"
     )
+
+
+def _result(asked: "Future[T]") -> T:
+    # the request's own timeout ends this wait; the other one guards against a lost answer
+    return asked.result(2 * REQUEST_TIMEOUT_S)
 
 
 def _code(error: KafkaException) -> int:

@@ -1,7 +1,8 @@
 """What the gRPC services share: handlers, and errors as a status with google.rpc details.
 
 Reasons (ErrorInfo, domain `ringledger`): NOT_LEADER, LEADERSHIP_LOST, INVALID_COMMANDS,
-INVALID_ARGUMENT, IN_FLIGHT_LIMIT, STREAM_LIMIT, OUTCOME_UNKNOWN, ACCOUNT_NOT_FOUND.
+INVALID_ARGUMENT, IN_FLIGHT_LIMIT, STREAM_LIMIT, OUTCOME_UNKNOWN, ACCOUNT_NOT_FOUND,
+HOLD_NOT_FOUND, HOLD_NOT_OPEN.
 """
 
 from collections.abc import Awaitable, Callable

@@ -107,11 +107,13 @@ class Load:
         return submit(address, *self.sent)
 
 
-def check_retry(load: Load, address: str) -> None:
+def check_retry(load: Load, address: str, *more: Load) -> None:
     """Every answer is found again as it was; every command ran exactly once in the end."""
-    again = load.retry_all(address)
-    for first, second in zip(load.answered, again, strict=False):
-        assert set(second["flags"]) == {1}
-        assert list(first["sequence"]) == list(second["sequence"])
-        assert list(first["credit_balance"]) == list(second["credit_balance"])
-    assert posted(address) == sum(len(message) for message in load.sent)
+    loads = (load, *more)
+    for one in loads:
+        again = one.retry_all(address)
+        for first, second in zip(one.answered, again, strict=False):
+            assert set(second["flags"]) == {1}
+            assert list(first["sequence"]) == list(second["sequence"])
+            assert list(first["credit_balance"]) == list(second["credit_balance"])
+    assert posted(address) == sum(len(message) for one in loads for message in one.sent)
