@@ -15,8 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
+from dataclasses import asdict, astuple, dataclass, field
 from types import ModuleType
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from cluster_app.audited_books import check_books
 from cluster_app.election import READ_BACK_TIMEOUT_S, JournalFollower
 from cluster_app.errors import Fault, UsageError
 from cluster_app.journals import open_journal
+from cluster_app.kafka_options import KafkaOptions, check_properties, read_properties
 from cluster_app.logs import ReplayProgress, configure_logs
 from cluster_core.batch import HEADER_BYTES, Kind, open_batch
 from cluster_core.journal import Journal, JournalRecord
@@ -48,8 +48,6 @@ from cluster_core.state_machine import StateMachine
 DIGEST_INTERVAL_BATCHES: Final = 256
 """Batches between two comparisons of digests, which take the oracle long."""
 
-_SQLITE: Final = "sqlite:///"
-
 
 @dataclass(frozen=True)
 class AuditSettings:
@@ -57,6 +55,7 @@ class AuditSettings:
 
     journal: str
     reference: bool = False
+    kafka: KafkaOptions = field(default_factory=KafkaOptions)
 
 
 class Difference(Fault):
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = read_settings(arguments)
     configure_logs("info")
     oracle = import_oracle() if settings.reference else None
-    with closing(_open_existing(settings.journal)) as journal:
+    with closing(open_journal(settings.journal, settings.kafka, create=False)) as journal:
         end_offset = journal.end_offset()
         if journal.start_offset() > 0:
             raise Fault(
@@ -115,10 +114,20 @@ def read_settings(arguments: Sequence[str]) -> AuditSettings:
         action="store_true",
         help="compare each batch with the oracle (slow; from a checkout of the sources)",
     )
+    flag = "--kafka-properties"
+    parser.add_argument(
+        flag,
+        metavar="TEXT",
+        default=argparse.SUPPRESS,
+        help="librdkafka properties, as for a leader; also RINGLEDGER_KAFKA_PROPERTIES",
+    )
     given = parser.parse_args(arguments)
     if not given.journal:
         raise UsageError("name the journal: --journal sqlite:///PATH")
-    return AuditSettings(given.journal, given.reference)
+    text = getattr(given, "kafka_properties", os.environ.get("RINGLEDGER_KAFKA_PROPERTIES", ""))
+    properties = read_properties(flag, text)
+    check_properties(flag, properties)
+    return AuditSettings(given.journal, given.reference, KafkaOptions(properties))
 
 
 def import_oracle() -> ModuleType:
@@ -130,13 +139,6 @@ def import_oracle() -> ModuleType:
             f"--reference needs tests/reference.py of a checkout ({error}): run it from there"
         ) from None
     return reference
-
-
-def _open_existing(url: str) -> Journal:
-    """A journal that is there already: an audit creates none."""
-    if url.startswith(_SQLITE) and not Path(url[len(_SQLITE) :]).is_file():
-        raise UsageError(f"journal {url!r}: there is no such file")
-    return open_journal(url)
 
 
 def describe(replica: Replica, state: StateMachine) -> str:

@@ -1,6 +1,7 @@
 """Opening a journal by its URL."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cluster_app.errors import UsageError
@@ -15,17 +16,23 @@ def open_journal(
     url: str,
     kafka: KafkaOptions | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    *,
+    create: bool = True,
 ) -> Journal:
     """The journal at `sqlite:///relative/path`, `sqlite:////absolute/path` or
-    `kafka://host:port[,host:port...]/topic`; created when absent.
+    `kafka://host:port[,host:port...]/topic`; created when absent, or refused without `create`.
 
-    Raises UsageError for an unknown scheme, JournalRefused for what is not ours or can't be
-    written, JournalFault when Kafka can't be reached, Stopped when `stopping` says so meanwhile.
+    Raises UsageError for an unknown scheme or an absent file, JournalRefused for what is not ours
+    or can't be written, JournalFault when Kafka can't be reached, Stopped when `stopping` says so
+    meanwhile.
     """
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
         from cluster_app.sqlite_journal import SqliteJournal
 
-        return SqliteJournal(Path(url[len(_SQLITE) :]))
+        path = Path(url[len(_SQLITE) :])
+        if not create and not path.is_file():
+            raise UsageError(f"journal {url!r}: there is no such file")
+        return SqliteJournal(path)
     if url.startswith(_KAFKA):
         try:
             from cluster_app.kafka_journal import KafkaJournal
@@ -33,5 +40,6 @@ def open_journal(
             raise UsageError(
                 f"journal {url!r}: {error}: install the extra, pip install 'ringledger[kafka]'"
             ) from None
-        return KafkaJournal(url, kafka, stopping)
+        options = replace(kafka or KafkaOptions(), create=create)
+        return KafkaJournal(url, options, stopping)
     raise UsageError(f"journal {url!r}: use sqlite:///PATH or kafka://HOST:PORT/TOPIC")

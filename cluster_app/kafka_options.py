@@ -62,12 +62,14 @@ class KafkaOptions:
 
     `properties` go to librdkafka as they are. `replication_factor` 0 means 3, or as many as there
     are brokers. `topic_properties` are set when the topic is created and checked ever after.
+    With `create` False an absent topic is refused.
     """
 
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     topic_properties: Mapping[str, str] = field(default_factory=dict)
     replication_factor: int = 0
     wait_s: float = 30.0
+    create: bool = True
 
 
 def read_url(url: str) -> tuple[str, str]:

@@ -158,6 +158,8 @@ def _describe(admin: AdminClient, name: str) -> TopicDescription | None:
 
 def _create(admin: AdminClient, name: str, options: KafkaOptions) -> TopicDescription | None:
     """Create the topic, unless another node is just doing so; it may be visible only later."""
+    if not options.create:
+        raise JournalRefused(f"there is no topic {name!r}: name a journal that exists")
     cluster = _result(admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S))
     replicas = options.replication_factor or min(REPLICAS_MAX, len(cluster.nodes))
     properties = {

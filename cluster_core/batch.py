@@ -203,7 +203,10 @@ def open_batch(value: bytes) -> Header:
     of a known version and kind.
     """
     if len(value) < HEADER_BYTES or value[:8] != MAGIC:
-        raise JournalFault("not a batch of a ringledger journal (foreign record)")
+        raise JournalFault(
+            "not a batch of a ringledger journal (foreign record): copy the records before it to a "
+            "new journal, and let only ringledger write there"
+        )
     (
         _magic,
         version,

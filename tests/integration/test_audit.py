@@ -27,6 +27,8 @@ from cluster_core.state_machine import StateMachine
 from tests import reference
 from tests.compared_ledger import create, funded_ledger, hold, transfer
 from tests.leader_process import LeaderProcess, journal_url
+from tests.ledger_load import create_account, deposits, submit
+from tests.services import KafkaCluster
 
 EUR = Asset(2, "EUR", 2)
 ROUNDS = 5
@@ -226,6 +228,24 @@ def test_a_journal_that_is_not_there_is_a_usage_error_and_is_not_created(
     assert not absent.exists()
     assert main(["audit"]) == 2
     assert "name the journal" in capsys.readouterr().err
+
+
+def test_a_kafka_journal_is_audited_and_an_absent_topic_is_not_created(
+    kafka: KafkaCluster, kafka_topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = f"kafka://{kafka.bootstrap}/{kafka_topic}"
+    for _ in range(2):
+        assert main(["audit", "--journal", journal]) == 1
+        assert f"there is no topic '{kafka_topic}'" in capsys.readouterr().err
+    with LeaderProcess(journal) as leader:
+        submit(leader.wait_ready().address, create_account(), deposits(50))
+        leader.signal(signal.SIGTERM)
+        assert leader.wait_exit()[0] == 0
+    assert main(["audit", "--reference", "--journal", journal]) == 0
+    said = capsys.readouterr().out
+    assert "applied=51\n" in said
+    assert "posted=50 " in said
+    assert said.endswith("reference=equal\nsound\n")
 
 
 def test_without_a_checkout_the_oracle_is_a_usage_error(

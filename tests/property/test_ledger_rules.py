@@ -126,7 +126,8 @@ class LedgerRules(RuleBasedStateMachine):
         self.history: list[Command] = []
         self.done: list[list[Command]] = []  # chains that succeeded, all under UUIDv7s
         self.now_ns = START_NS
-        self.run(first_commands(6))
+        low_ceiling = Command(operation=SET_LIMITS, debit_account=4, reference=55)
+        self.run([*first_commands(6), low_ceiling])
 
     @rule(data=st.data())
     def open_something(self, data: st.DataObject) -> None:
