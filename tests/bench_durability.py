@@ -31,16 +31,8 @@ from client_app.bench_machine import (
     fresh_folder,
     run_json,
 )
-from client_app.bench_suite import (
-    ROWS,
-    Figure,
-    Options,
-    Outcome,
-    Report,
-    Row,
-    publish,
-    run_row,
-)
+from client_app.bench_rows import ROWS, Figure, Options, Outcome, Row
+from client_app.bench_suite import Report, publish, run_row
 from tests.service_programs import (
     KAFKA_VERSION,
     ServiceFailed,

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from client_app import bench_suite
+from client_app import bench_rows, bench_suite
 from client_app.bench_commands import FUNDS
 from client_app.bench_machine import SQLITE
 from cluster_app.journals import open_journal
@@ -159,8 +159,8 @@ def test_the_suite_measures_one_row_and_writes_it_with_machine_and_command(tmp_p
 
 
 def test_a_missed_floor_is_a_high_time_or_a_low_rate() -> None:
-    rate = bench_suite.Figure("rate", "commands", "/s", 1_000, 2_000)
-    time_ms = bench_suite.Figure("p99", "latency", "ms", 3, 1)
+    rate = bench_rows.Figure("rate", "commands", "/s", 1_000, 2_000)
+    time_ms = bench_rows.Figure("p99", "latency", "ms", 3, 1)
     assert rate.misses_floor(999)
     assert not rate.misses_floor(1_000)
     assert time_ms.misses_floor(3.1)
@@ -222,7 +222,7 @@ def test_the_suite_refuses_a_journal_that_it_cannot_make_anew(journal: str) -> N
 
 
 def test_floors_and_words_of_a_row_are_those_of_its_journal() -> None:
-    rows = {row.name: row for row in bench_suite.ROWS}
+    rows = {row.name: row for row in bench_rows.ROWS}
 
     def goals(name: str, journal: str) -> list[tuple[str, float | None, float | None]]:
         figures = rows[name].on(journal).figures
@@ -258,10 +258,10 @@ def test_a_durability_row_has_a_cluster_of_its_own_and_ends_it(tmp_path: Path) -
 
 def test_the_ratio_is_to_the_median_of_the_peers_runs() -> None:
     def report(name: str, rate: float | None) -> bench_suite.Report:
-        row = bench_suite.Row(name, (), lambda _: bench_suite.Outcome((), {}, {}, {}))
+        row = bench_rows.Row(name, (), lambda _: bench_rows.Outcome((), {}, {}, {}))
         if rate is None:
             return bench_suite.Report(row, failed="it failed")
-        return bench_suite.Report(row, bench_suite.Outcome((), {}, {"rate": rate}, {}))
+        return bench_suite.Report(row, bench_rows.Outcome((), {}, {"rate": rate}, {}))
 
     ours = [report("kafka-transfers", 4_000), report("rf3-transfers", 1_000)]
     peers = [report("postgres", 100), report("postgres", None), report("postgres", 300)]
