@@ -33,6 +33,16 @@ def create_account() -> np.ndarray[Any, Any]:
     return command
 
 
+def holds(count: int, timeout_s: int) -> np.ndarray[Any, Any]:
+    """Holds of 1 from account 1 to account 2."""
+    commands = np.zeros(count, COMMAND)
+    commands["operation"] = Operation.HOLD
+    commands["debit_account"], commands["credit_account"] = 1, 2
+    commands["amount"] = 1
+    commands["timeout_s"] = timeout_s
+    return commands
+
+
 def submit(address: str, *messages: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
     with grpc.insecure_channel(address) as channel:
         stub = ledger_pb2_grpc.CommandServiceStub(channel)
@@ -50,6 +60,13 @@ def status(address: str) -> ledger_pb2.GetStatusResponse:
             ledger_pb2.GetStatusRequest(), timeout=DEADLINE_S
         )
         return answer
+
+
+def open_holds(address: str) -> int:
+    with grpc.insecure_channel(address) as channel:
+        stub = ledger_pb2_grpc.QueryServiceStub(channel)
+        answer = stub.GetTotals(ledger_pb2.GetTotalsRequest(), timeout=DEADLINE_S)
+        return sum(asset.open_holds for asset in answer.assets)
 
 
 def posted(address: str) -> int:

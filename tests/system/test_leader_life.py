@@ -27,6 +27,8 @@ from tests.ledger_load import (
     check_retry,
     create_account,
     deposits,
+    holds,
+    open_holds,
     posted,
     status,
     submit,
@@ -160,6 +162,31 @@ def test_a_leader_paused_past_a_takeover_never_answers_again(journal: str) -> No
                 assert list(first["credit_balance"]) == list(second["credit_balance"])
             total = sum(len(message) for message in load.sent) + 5
             assert posted(successor.address) == total
+
+
+def test_holds_past_their_time_expire_also_while_the_leader_is_idle(journal: str) -> None:
+    with LeaderProcess(journal) as leader:
+        opened = holds(5_000, timeout_s=1)
+        submit(leader.wait_ready().address, create_account(), create_account(), deposits(6_000))
+        submit(leader.address, opened, holds(1, timeout_s=0))
+        assert open_holds(leader.address) == 5_001
+        deadline = time.monotonic() + DEADLINE_S
+        while open_holds(leader.address) > 1:
+            assert time.monotonic() < deadline
+
+
+def test_holds_that_fell_due_while_nobody_led_are_expired_by_the_next_leader(journal: str) -> None:
+    with LeaderProcess(journal) as leader:
+        submit(leader.wait_ready().address, create_account(), create_account(), deposits(10))
+        submit(leader.address, holds(3, timeout_s=1))
+        leader.kill()
+    with LeaderProcess(journal, "--election-timeout-s", "2") as leader:
+        deadline = time.monotonic() + DEADLINE_S
+        leader.wait_ready()
+        while open_holds(leader.address):
+            assert time.monotonic() < deadline
+        [replies] = submit(leader.address, holds(10, timeout_s=0))
+        assert set(replies["status"]) == {Status.OK}
 
 
 def test_a_port_in_use_is_said_before_anybody_is_deposed(journal: str) -> None:
