@@ -4,11 +4,11 @@ A candidate reads to the end of the journal, appends EPOCH_START with a leader i
 leads only once it has read that record as counted. Everything here blocks: call it in a thread.
 """
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 
 from cluster_app.errors import Fault, NotLeading, Stopped
@@ -28,7 +28,14 @@ CLOCK_DIFFERENCE_NS_MAX = 5_000_000_000
 """A candidate whose wall clock is farther off the journal's own doesn't lead."""
 
 READ_BACK_TIMEOUT_S = 10.0
+_LOOK_S = 0.5
+STALL_TIMEOUT_S = 30.0
+"""A journal that has records and gives none for so long can't be replayed."""
+
 _PREPARED_WRITERS = 3
+_FRESH_RECORD_S = 0.5
+"""A living leader writes this often at least; its record shows whether the clocks agree."""
+
 _STOP_LOOK_S = 0.05
 """A waiting candidate looks this often whether it was asked to stop."""
 
@@ -70,11 +77,23 @@ class JournalFollower:
         self._reader: JournalReader = journal.reader(replica.position.next_offset)
         self._ahead = ThreadPoolExecutor(1, "journal-reader")
         self._next: Future[Opened] | None = None
+        self.appended_ns = 0
+        """When the journal stored the record that was taken last."""
 
     def catch_up(self, end_offset: int, on_progress: Callable[[Replica], None]) -> None:
-        """Take every record below `end_offset`. Raises JournalFault where it must not go on."""
+        """Take every record below `end_offset`; `on_progress` is called at least once a second.
+
+        Raises JournalFault where it must not go on, or gets nothing for 30 s.
+        """
+        progressed = time.monotonic()
         while self.replica.position.next_offset < end_offset:
-            self.take_next(READ_BACK_TIMEOUT_S, read_ahead=True)
+            if self.take_next(_LOOK_S, read_ahead=True):
+                progressed = time.monotonic()
+            elif time.monotonic() - progressed > STALL_TIMEOUT_S:
+                raise JournalFault(
+                    f"the journal gave nothing for {STALL_TIMEOUT_S:.0f} s, at offset "
+                    f"{self.replica.position.next_offset} of {end_offset}: is it still there?"
+                )
             on_progress(self.replica)
 
     def take_next(self, timeout_s: float, *, read_ahead: bool = False) -> list[Verdict]:
@@ -85,6 +104,7 @@ class JournalFollower:
             self._next = self._ahead.submit(self._read, 0.0)
         verdicts = []
         for record, header in records:
+            self.appended_ns = record.appended_ns
             try:
                 verdicts.append(self.replica.take_opened(record, header).verdict)
             except JournalFault as fault:
@@ -149,23 +169,27 @@ def take_epoch(
     """Become the leader of the next epoch.
 
     With `deadline_s` it tries again until then (takeover), else once. Raises NotLeading when
-    somebody else was faster, Fault when the journal takes no append or the clocks disagree,
-    Stopped when `stopping` says so before anything was appended.
+    somebody else was faster, Fault when the journal takes no append or the clocks disagree, and
+    Stopped when `stopping` says so.
     """
     give_up = time.monotonic() + (deadline_s or 0.0)
+    if deadline_s is not None:
+        _check_clock_by_a_living_leader(journal, follower, clock_ns, stopping)
+    candidacy = _Candidacy(journal, follower, start, clock_ns, stopping)
     with ThreadPoolExecutor(1, "journal-closer") as closer:
         while True:
             # several, for the best chance comes right after a lost race: the leader then reads
             # its journal, to see whether it still leads, and appends nothing
             journal.prepare_writers(_PREPARED_WRITERS)
             for _ in range(_PREPARED_WRITERS):
-                check_stop(stopping)
                 chain = follower.replica.position.chain
                 follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
+                check_stop(stopping)
                 if deadline_s is None and _somebody_lives(follower.replica, chain):
                     raise _faster(follower.replica)
-                outcome = _candidacy(journal, follower, start, new_leader_id(), clock_ns, closer)
+                outcome = candidacy.run(new_leader_id(), give_up, closer)
                 if isinstance(outcome, Term):
+                    journal.prepare_writers(0)
                     return outcome
                 if time.monotonic() >= give_up:
                     if outcome:
@@ -173,41 +197,111 @@ def take_epoch(
                     raise _faster(follower.replica)
 
 
-def _candidacy(
+@dataclass(frozen=True)
+class _Candidacy:
+    """What one try for the next epoch needs."""
+
+    journal: Journal
+    follower: JournalFollower
+    start: EpochStart
+    clock_ns: Callable[[], int]
+    stopping: Callable[[], bool]
+
+    def run(self, leader_id: bytes, give_up: float, closer: ThreadPoolExecutor) -> Term | str:
+        """The term; or "" when somebody else was faster; or why the journal took no append."""
+        position = self.follower.replica.position
+        sent_ns = self.clock_ns()
+        value, _ = seal(
+            Kind.EPOCH_START,
+            epoch=position.epoch + 1,
+            leader_id=leader_id,
+            first_sequence=position.next_sequence,
+            timestamp_ns=max(sent_ns, position.timestamp_ns),
+            previous_chain=position.chain,
+            body=(self.start.pack(),),
+        )
+        deliveries = Deliveries()
+        writer = self.journal.writer(position.next_offset, deliveries)
+        term = None
+        try:
+            writer.append(value)
+            delivery = self._await_delivery(deliveries, give_up)
+            if delivery.offset is not None and _reads_as_counted(
+                self.follower, leader_id, delivery.offset
+            ):
+                self._check_clock(writer, deliveries, sent_ns)
+                term = Term(writer, deliveries)
+                return term
+        finally:
+            if term is None:
+                # in the background: nothing is awaited any more, and the next race has begun
+                writer.purge()
+                closer.submit(writer.close)
+        if delivery.offset is None and self.journal.end_offset() == position.next_offset:
+            return delivery.error
+        return ""
+
+    def _await_delivery(self, deliveries: Deliveries, give_up: float) -> Delivery:
+        begun = time.monotonic()
+        give_up = max(give_up, begun + READ_BACK_TIMEOUT_S)
+        while True:
+            check_stop(self.stopping)
+            try:
+                return deliveries.take(_STOP_LOOK_S)
+            except queue.Empty:
+                if time.monotonic() > give_up:
+                    raise Fault(
+                        f"the journal took no append for {give_up - begun:.0f} s: look at its "
+                        "brokers (enough replicas in sync?) or its disk, then start again"
+                    ) from None
+
+    def _check_clock(self, writer: JournalWriter, deliveries: Deliveries, sent_ns: int) -> None:
+        """Raises Fault, after giving the epoch back, when the clocks disagree."""
+        appended_ns = self.follower.appended_ns
+        wrong = _clock_difference(sent_ns, appended_ns, self.clock_ns())
+        if not wrong:
+            return
+        position = self.follower.replica.position
+        value, _ = seal(
+            Kind.EPOCH_END,
+            epoch=position.epoch,
+            leader_id=position.leader_id,
+            first_sequence=position.next_sequence,
+            timestamp_ns=position.timestamp_ns,
+            previous_chain=position.chain,
+        )
+        writer.append(value)
+        with contextlib.suppress(queue.Empty):  # then a successor waits for silence
+            deliveries.take(READ_BACK_TIMEOUT_S)
+        raise Fault(wrong)
+
+
+def _check_clock_by_a_living_leader(
     journal: Journal,
     follower: JournalFollower,
-    start: EpochStart,
-    leader_id: bytes,
     clock_ns: Callable[[], int],
-    closer: ThreadPoolExecutor,
-) -> Term | str:
-    """The term; or "" when somebody else was faster; or why the journal took no append."""
-    position = follower.replica.position
-    value, _ = seal(
-        Kind.EPOCH_START,
-        epoch=position.epoch + 1,
-        leader_id=leader_id,
-        first_sequence=position.next_sequence,
-        timestamp_ns=max(clock_ns(), position.timestamp_ns),
-        previous_chain=position.chain,
-        body=(start.pack(),),
-    )
-    deliveries = Deliveries()
-    writer = journal.writer(position.next_offset, deliveries)
-    writer.append(value)
-    try:
-        delivery = deliveries.take(READ_BACK_TIMEOUT_S)
-    except queue.Empty:
-        closer.submit(writer.close)
-        raise Fault(f"the journal took no append for {READ_BACK_TIMEOUT_S:.0f} s") from None
-    if delivery.offset is not None and _reads_as_counted(follower, leader_id, delivery.offset):
-        _check_clock(journal, delivery.offset, clock_ns)
-        return Term(writer, deliveries)
-    # in the background: nothing is in flight any more, and the next race has begun
-    closer.submit(writer.close)
-    if delivery.offset is None and journal.end_offset() == position.next_offset:
-        return delivery.error
-    return ""
+    stopping: Callable[[], bool],
+) -> None:
+    """Look at a record just written, before anybody is deposed for nothing."""
+    follower.catch_up(journal.end_offset(), lambda _: check_stop(stopping))
+    if not follower.replica.position.has_leader:
+        return
+    before_ns, deadline = clock_ns(), time.monotonic() + _FRESH_RECORD_S
+    while time.monotonic() < deadline:
+        check_stop(stopping)
+        if follower.take_next(_STOP_LOOK_S):
+            wrong = _clock_difference(before_ns, follower.appended_ns, clock_ns())
+            if wrong:
+                raise Fault(wrong)
+            return
+
+
+def _clock_difference(before_ns: int, appended_ns: int, after_ns: int) -> str:
+    """Why the clocks disagree, for a record stored between two looks at ours; "" if they agree."""
+    if before_ns - CLOCK_DIFFERENCE_NS_MAX <= appended_ns <= after_ns + CLOCK_DIFFERENCE_NS_MAX:
+        return ""
+    off_ns = before_ns - appended_ns if appended_ns < before_ns else after_ns - appended_ns
+    return f"this machine's clock is {off_ns / 1e9:.1f} s off the journal's: set the clock"
 
 
 def _reads_as_counted(follower: JournalFollower, leader_id: bytes, offset: int) -> bool:
@@ -216,18 +310,6 @@ def _reads_as_counted(follower: JournalFollower, leader_id: bytes, offset: int) 
         if not follower.take_next(0.1) and time.monotonic() > deadline:
             raise Fault(f"cannot read back the journal's offset {offset}")
     return follower.replica.position.leader_id == leader_id
-
-
-def _check_clock(journal: Journal, offset: int, clock_ns: Callable[[], int]) -> None:
-    with closing(journal.reader(offset)) as reader:
-        records = reader.read(READ_BACK_TIMEOUT_S, 1)
-    if not records:
-        raise Fault(f"cannot read back the journal's offset {offset}")
-    difference_ns = clock_ns() - records[0].appended_ns
-    if abs(difference_ns) > CLOCK_DIFFERENCE_NS_MAX:
-        raise Fault(
-            f"this machine's clock is {difference_ns / 1e9:.1f} s off the journal's: set the clock"
-        )
 
 
 def _somebody_lives(replica: Replica, chain: bytes) -> bool:

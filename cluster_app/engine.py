@@ -74,7 +74,8 @@ class Engine:
                 self._pipeline.delivered(deliveries[0])
                 deliveries.popleft()
             self._reported = self._loop.time()
-            self._pipeline.expire_holds()
+            if self._accepting:
+                self._pipeline.expire_holds()
             self._pipeline.journal_waiting()
         self._wake_waiting()
 

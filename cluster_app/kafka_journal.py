@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -26,7 +27,12 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from cluster_app.errors import UsageError
-from cluster_app.kafka_options import KafkaOptions, check_properties, read_url
+from cluster_app.kafka_options import (
+    MESSAGE_BYTES_MIN,
+    KafkaOptions,
+    check_properties,
+    read_url,
+)
 from cluster_app.kafka_topic import REQUEST_TIMEOUT_S, ClientErrors, Topic, open_topic
 from cluster_core.errors import JournalFault, JournalStopped, OffsetTrimmed
 from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord
@@ -34,44 +40,43 @@ from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a closing writer waits for what is in flight before it gives it up."""
 
-END_TIMEOUT_S: Final = 30.0
+END_TIMEOUT_S: Final = 10.0
 """How long the end of the log is asked for: a partition's own election takes seconds."""
+
+GONE_AFTER_S: Final = 5.0
+"""A topic that is denied for so long is gone: a broker may know a new one only after a moment."""
 
 _POLL_S: Final = 0.05
 _TOLD_MAX: Final = 16
-"""Errors of one poll that a reader looks at."""
-
+_SHOWN_VALUE_MAX: Final = 3
 _NS_PER_MS: Final = 1_000_000
 
-_EVERYWHERE: Final[Mapping[str, Any]] = {
+_DEFAULTS: Final[Mapping[str, Any]] = {
     "client.id": "ringledger",
     "socket.nagle.disable": True,
     "socket.keepalive.enable": True,
+    # a broker that froze or lost its cable says nothing: the others have elected a leader by then
+    "socket.timeout.ms": 6_000,
     # a broker that restarts is found again at once, not after librdkafka's 10 s
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 500,
     # the topic was seen before: one that is gone is told sooner than after 30 s
-    "topic.metadata.propagation.max.ms": 5_000,
+    "topic.metadata.propagation.max.ms": int(GONE_AFTER_S * 1_000),
     # librdkafka writes to standard error by itself: what matters comes by `error_cb` instead
     "log_level": 0,
 }
+"""What a user's properties may override, here and below."""
 
+_PRODUCER_DEFAULTS: Final[Mapping[str, Any]] = {"linger.ms": 0, "compression.type": "none"}
 _PRODUCER: Final[Mapping[str, Any]] = {
     "enable.idempotence": True,
     "acks": "all",
-    "linger.ms": 0,
     "message.timeout.ms": 0,
-    "compression.type": "none",
 }
 
-_CONSUMER: Final[Mapping[str, Any]] = {
-    # required by librdkafka and never used: there is no group and nothing is stored
+_CONSUMER_DEFAULTS: Final[Mapping[str, Any]] = {
+    # required by librdkafka and hardly used: nobody joins it and nothing is stored
     "group.id": "ringledger",
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",
-    "check.crcs": True,
-    "isolation.level": "read_uncommitted",
     "fetch.wait.max.ms": 500,
     "fetch.error.backoff.ms": 50,
     "fetch.message.max.bytes": 16 << 20,
@@ -79,6 +84,13 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "queued.max.messages.kbytes": 64 << 10,
     # after the queue was full librdkafka waits this long, by default a second
     "fetch.queue.backoff.ms": 2,
+}
+_CONSUMER: Final[Mapping[str, Any]] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "check.crcs": True,
+    "isolation.level": "read_uncommitted",
 }
 
 
@@ -101,16 +113,15 @@ class KafkaJournal:
         check_properties("--kafka-properties", options.properties)
         self.url: Final = url
         self._errors = ClientErrors()
-        self._properties: Final[dict[str, Any]] = {
-            **_EVERYWHERE,
+        self._properties: Final = dict(options.properties)
+        self._fixed: Final[dict[str, Any]] = {
             "error_cb": self._errors,
-            **options.properties,
             "bootstrap.servers": brokers,
         }
-        admin = _client(AdminClient, self._properties)
+        admin = self._client(AdminClient)
         self._topic: Final[Topic] = open_topic(admin, url, name, options, self._errors, stopping)
         self._lock = threading.Lock()
-        self._consumer = _client(Consumer, {**self._properties, **_CONSUMER})
+        self._consumer = self._client(Consumer, _CONSUMER_DEFAULTS, _CONSUMER)
         self._spares: deque[Producer] = deque()
         """Producers that connect and were never used."""
         self._closed = False
@@ -134,13 +145,15 @@ class KafkaJournal:
             self._errors(error)
             told.append(error)
 
-        consumer = _client(Consumer, {**self._properties, **_CONSUMER, "error_cb": take_error})
+        consumer = self._client(Consumer, _CONSUMER_DEFAULTS, {**_CONSUMER, "error_cb": take_error})
         consumer.assign([TopicPartition(self._topic.name, 0, offset)])
         return KafkaReader(self, consumer, offset, told)
 
     def prepare_writers(self, count: int) -> None:
         """Begin to connect `count` producers: each takes half a second to get its Kafka id."""
         with self._lock:
+            while len(self._spares) > count:
+                self._spares.pop()
             while len(self._spares) < count and not self._closed:
                 self._spares.append(self._producer())
 
@@ -151,16 +164,33 @@ class KafkaJournal:
         return KafkaWriter(producer, self._topic.name, on_delivery)
 
     def _producer(self) -> Producer:
-        limit = self._topic.message_bytes_max
-        properties = {
-            **self._properties,
-            **_PRODUCER,
-            # two batches in one request must fit the topic's limit as well
-            "message.max.bytes": limit,
-            "batch.size": min(limit, 1_000_000),
-        }
-        producer: Producer = _client(Producer, properties)
+        # one request, perhaps of two batches, must fit the topic's limit
+        limit = min(self._topic.message_bytes_max, 2 * MESSAGE_BYTES_MIN)
+        producer: Producer = self._client(
+            Producer, _PRODUCER_DEFAULTS, {**_PRODUCER, "message.max.bytes": limit}
+        )
         return producer
+
+    def _client(
+        self,
+        kind: Callable[[dict[str, Any]], Any],
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+        fixed: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:
+        """A librdkafka client: defaults, the user's properties, and what promises rest on.
+
+        Raises UsageError for a property that librdkafka doesn't take.
+        """
+        chosen = {**_DEFAULTS, **defaults, **self._properties, **self._fixed, **fixed}
+        try:
+            return kind(chosen)
+        except (KafkaException, ValueError, TypeError, AttributeError) as error:
+            text = _text(error.args[0])
+            for value in self._properties.values():
+                # librdkafka repeats some wrong values, and a secret may stand in a wrong place
+                if len(value) > _SHOWN_VALUE_MAX:
+                    text = text.replace(value, "(not shown)")
+            raise UsageError(f"--kafka-properties: {text}") from None
 
     def close(self) -> None:
         """Release the connections. Idempotent."""
@@ -171,7 +201,7 @@ class KafkaJournal:
                 self._consumer.close()
 
     def _watermarks(self) -> tuple[int, int]:
-        deadline = time.monotonic() + END_TIMEOUT_S
+        asked = time.monotonic()
         partition = TopicPartition(self._topic.name, 0)
         while True:
             try:
@@ -184,9 +214,10 @@ class KafkaJournal:
                 reason = "no answer"
             except KafkaException as error:
                 reason = _text(error.args[0])
-                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                denied = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                if denied and time.monotonic() - asked > GONE_AFTER_S:
                     raise JournalFault(f"{self.url}: the topic is gone: {reason}") from None
-            if time.monotonic() > deadline:
+            if time.monotonic() - asked > END_TIMEOUT_S:
                 raise JournalFault(f"{self.url}: the end of the log is unknown: {reason}")
             time.sleep(_POLL_S)
 
@@ -271,6 +302,8 @@ class KafkaReader:
         self._consumer = consumer
         self._offset = offset
         self._failed: KafkaError | None = None
+        self._left: deque[Message] = deque()
+        """What came behind an error: most errors pass."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -301,18 +334,20 @@ class KafkaReader:
         if self._failed is not None:
             self._raise_if_lasting(self._failed)
             self._failed = None
-        # `consume` waits until it has all that it was asked for: so one is waited for, and the
-        # rest is what has come with it
-        first = self._consumer.poll(timeout_s)
-        if first is None:
-            while self._told:
-                self._raise_if_lasting(self._told.popleft())
-            return []
-        messages = [first]
-        if max_records > 1:
-            messages += self._consumer.consume(max_records - 1, 0)
-        records = []
-        for message in messages:
+        if not self._left:
+            # `consume` waits until it has all that it was asked for: so one is waited for, and
+            # the rest is what has come with it
+            first = self._consumer.poll(timeout_s)
+            if first is None:
+                while self._told:
+                    self._raise_if_lasting(self._told.popleft())
+                return []
+            self._left.append(first)
+            if max_records > 1:
+                self._left += self._consumer.consume(max_records - 1, 0)
+        records: list[JournalRecord] = []
+        while self._left and len(records) < max_records:
+            message = self._left.popleft()
             self._failed = message.error()
             if self._failed is not None:
                 break
@@ -346,18 +381,6 @@ def _record(message: Message) -> JournalRecord:
         raise JournalFault("Kafka delivered a record without its offset")
     # a foreign record without a value is judged like any other foreign record
     return JournalRecord(offset, value or b"", appended_ms * _NS_PER_MS)
-
-
-def _client(kind: Callable[[dict[str, Any]], Any], properties: dict[str, Any]) -> Any:
-    """A librdkafka client. Raises UsageError for a property that it doesn't take."""
-    try:
-        return kind(properties)
-    except (KafkaException, ValueError, TypeError) as error:
-        text = _text(error.args[0])
-        for value in properties.values():
-            # librdkafka repeats some wrong values, and a secret may stand in a wrong place
-            text = text.replace(f'"{value}"', "(not shown)")
-        raise UsageError(f"--kafka-properties: {text}") from None
 
 
 def _text(error: object) -> str:

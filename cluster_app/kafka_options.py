@@ -13,7 +13,7 @@ from cluster_app.errors import UsageError
 from cluster_core.batch import MAX_BATCH_BYTES
 
 _URL: Final = re.compile(r"kafka://(?P<brokers>[^/\s]+)/(?P<topic>[A-Za-z0-9._-]{1,249})")
-_BROKER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]]+):\d{1,5}")
+_BROKER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]]+):[0-9]{1,5}")
 
 RECORD_OVERHEAD_BYTES: Final = 256
 """Above a value's own: Kafka's batch header (61 bytes), the record's lengths, and some room."""
@@ -35,6 +35,7 @@ _OURS: Final = frozenset(
         "enable.idempotence",
         "enable.partition.eof",
         "isolation.level",
+        "message.max.bytes",
         "message.send.max.retries",
         "message.timeout.ms",
         "metadata.broker.list",
@@ -74,11 +75,15 @@ class KafkaOptions:
 
 def read_url(url: str) -> tuple[str, str]:
     """(brokers, topic) of `kafka://HOST:PORT[,HOST:PORT...]/TOPIC`. Raises UsageError."""
+    if "@" in url:
+        # not shown: it may be a password
+        raise UsageError("the journal's URL holds no user or password: use --kafka-properties")
     match = _URL.fullmatch(url)
     if match is None or match["topic"] in (".", ".."):
         raise UsageError(f"journal {url!r}: use kafka://HOST:PORT[,HOST:PORT...]/TOPIC")
     for broker in match["brokers"].split(","):
-        if _BROKER.fullmatch(broker) is None or int(broker.rpartition(":")[2]) > 65_535:
+        port = int(broker.rpartition(":")[2]) if _BROKER.fullmatch(broker) else 0
+        if not 1 <= port <= 65_535:
             raise UsageError(f"journal {url!r}: a broker is HOST:PORT, not {broker!r}")
     return match["brokers"], match["topic"]
 

@@ -37,6 +37,8 @@ _UNREACHABLE: Final = frozenset(
         KafkaError.NETWORK_EXCEPTION,
         KafkaError.NOT_CONTROLLER,
         KafkaError.REQUEST_TIMED_OUT,
+        # a broker may know a new topic only after a moment
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
 
@@ -139,6 +141,8 @@ def open_topic(
             failure = _reason(error)
             if _code(error) not in _UNREACHABLE:
                 raise JournalRefused(f"{url}: {failure}") from None
+        except TimeoutError:
+            failure = "no answer"
         admin.poll(0)  # lets `errors` know
         wait.check(failure)
         time.sleep(_RETRY_S)
@@ -205,14 +209,26 @@ def _check(
             f"{url}: the topic has {replicas} replicas, --kafka-replication-factor is "
             f"{options.replication_factor}: reassign the topic's replicas, or lower the setting"
         )
-    if int(present["min.insync.replicas"]) * 2 <= replicas:
+    _warn_of_few(admin, replicas, int(present["min.insync.replicas"]))
+    return Topic(name, message_bytes_max, replicas)
+
+
+def _warn_of_few(admin: AdminClient, replicas: int, min_insync_replicas: int) -> None:
+    brokers = len(_result(admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes)
+    if replicas < min(REPLICAS_MAX, brokers):
+        structlog.get_logger().warning(
+            "few_replicas",
+            replicas=replicas,
+            brokers=brokers,
+            advice="reassign the topic's replicas; --kafka-replication-factor demands them",
+        )
+    if min_insync_replicas * 2 <= replicas:
         structlog.get_logger().warning(
             "few_insync_replicas",
             replicas=replicas,
-            min_insync_replicas=int(present["min.insync.replicas"]),
+            min_insync_replicas=min_insync_replicas,
             meaning="an answered command may be on fewer brokers than half",
         )
-    return Topic(name, message_bytes_max, replicas)
 
 
 def _check_properties(

@@ -152,6 +152,8 @@ class Pipeline:
         due_ns = self._state.next_expiry_ns
         if due_ns is None or self._expiries.under_way or self.stopped_because:
             return
+        if not self._sealed.has_leader:
+            return  # the epoch has ended: the next leader expires them
         now_ns = max(self._clock_ns(), self._sealed.timestamp_ns)
         if due_ns > now_ns:
             return
@@ -263,7 +265,7 @@ class Pipeline:
                 judgement = judge(position, record.offset, header)
                 position = judgement.position
                 if judgement.verdict is Verdict.STOP:
-                    self.stop(f"journal offset {record.offset}: {judgement.reason}", deposed=True)
+                    self.stop(f"journal offset {record.offset}: {judgement.reason}")
                     return
                 if record.offset == offset:
                     if judgement.verdict is not Verdict.COUNTS or record.value != batch.value:

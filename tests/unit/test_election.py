@@ -150,7 +150,41 @@ def test_a_record_found_on_the_way_ends_the_candidacy() -> None:
     leader.close()
 
 
-def test_a_candidate_whose_clock_is_off_the_journals_does_not_lead() -> None:
+@pytest.mark.parametrize("off_s", [-60, 60])
+def test_a_candidate_whose_clock_is_off_gives_the_epoch_back(off_s: int) -> None:
     journal = MemoryJournal(time.time_ns)
+    with pytest.raises(Fault, match=rf"clock is {off_s}\.0 s off the journal's: set the clock"):
+        lead(journal, b"A" * 16, clock_ns=time.time_ns() + off_s * 1_000_000_000)
+    replica = Replica()
+    for record in journal.reader(0).read(0):
+        replica.take(record)
+    assert (replica.position.epoch, replica.position.has_leader) == (1, False)
+
+
+@pytest.mark.parametrize("off_s", [-60, 60])
+def test_a_takeover_with_a_wrong_clock_deposes_nobody(off_s: int) -> None:
+    journal = MemoryJournal(time.time_ns)
+    leader, term = lead(journal, b"A" * 16)
+    follower = JournalFollower(journal, Replica())
+    asked = 0
+
+    def off_clock_ns() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 1:  # the candidate has caught up and waits for a sign of life
+            term.writer.append(beat(leader.replica.position))
+        return time.time_ns() + off_s * 1_000_000_000
+
     with pytest.raises(Fault, match="set the clock"):
-        lead(journal, b"A" * 16, clock_ns=time.time_ns() - 60_000_000_000)
+        take_epoch(
+            journal,
+            follower,
+            START,
+            new_leader_id=lambda: b"B" * 16,
+            clock_ns=off_clock_ns,
+            deadline_s=5.0,
+            stopping=running,
+        )
+    assert journal.end_offset() == 2
+    follower.close()
+    leader.close()

@@ -239,6 +239,20 @@ def test_another_leader_between_two_batches_ends_the_term_unanswered() -> None:
     assert leader.state.applied == 0
 
 
+def test_a_hold_that_falls_due_as_the_epoch_ends_is_left_to_the_next_leader() -> None:
+    leader = Leadership()
+    assert leader.pipeline.submit(hold_commands().tobytes(), leader.caller, "holds")
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    leader.pipeline.end_epoch()
+    leader.now_ns += 20_000_000_000
+    leader.deliver()
+    leader.pipeline.expire_holds()
+    leader.pipeline.journal_waiting()
+    assert leader.pipeline.idle
+    assert leader.state.open_holds == 2
+
+
 def test_a_foreign_record_ends_the_term_and_is_named_by_its_offset() -> None:
     leader = Leadership()
     leader.append_foreign(b"not a batch")
