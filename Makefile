@@ -11,11 +11,13 @@ RUN := $(VENV)/bin/python -m
 PIP_INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+MUTATION := $(VENV)/.mutation-installed
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
-.PHONY: help setup setup-dev down-dev run-leader test check format proto bench bench-kafka clean
+.PHONY: help setup setup-dev down-dev run-leader test check format proto bench bench-kafka mutation \
+    clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +56,10 @@ bench: $(RUNTIME) ## Measure a leader, print the table, write it under build/
 bench-kafka: $(DEV) ## Measure on Kafka journals, beside SQLite and PostgreSQL
 	@exec $(RUN) tests.bench_durability $(ARGS)
 
+# Minutes of work that says how good the tests are, not whether the program is: no part of CI.
+mutation: $(MUTATION) ## Change the kernel place by place: do the tests notice?
+	@NUMBA_DISABLE_JIT=1 $(RUN) tests.mutation $(ARGS)
+
 clean: ## Remove build/ and caches; keeps .venv and data/
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -85,4 +91,9 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(DEV): pyproject.toml constraints.txt $(RUNTIME)
 	@echo "Installing the developers' tools into $(VENV)"
 	@$(PIP_INSTALL) --group dev
+	@touch $@
+
+$(MUTATION): pyproject.toml constraints.txt $(DEV)
+	@echo "Installing what mutation testing needs into $(VENV)"
+	@$(PIP_INSTALL) --group mutation
 	@touch $@

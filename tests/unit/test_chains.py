@@ -1,5 +1,6 @@
 """Chains: linked commands run all or not at all, and leave no trace when they don't."""
 
+from random import Random
 from typing import Final
 
 import numpy as np
@@ -114,6 +115,19 @@ def test_all_but_the_refused_member_say_that_the_chain_failed_and_nothing_else()
     ]
 
 
+@pytest.mark.parametrize("number", [0, 4_096, 2**32 - 1])
+def test_a_chain_may_name_an_asset_that_there_can_never_be(number: int) -> None:
+    ledger = funded_ledger(ROOMY)
+    refused = {
+        create(number): Status.ASSET_NOT_FOUND,
+        register(number): Status.ASSET_NUMBER_OUT_OF_RANGE,
+    }
+    for command, status in refused.items():
+        statuses = ledger.statuses(*chain(deposit(1, 1), command, deposit(1, 1)))
+        assert statuses == [LINKED_FAILED, status, LINKED_FAILED]
+    assert ledger.account(1)["posted"] == 100
+
+
 def test_one_failed_chain_does_not_touch_the_commands_and_chains_around_it() -> None:
     ledger = funded_ledger(ROOMY)
     statuses = ledger.statuses(
@@ -158,10 +172,21 @@ def test_one_known_id_stops_the_whole_chain_and_nothing_enters_the_window() -> N
 
 def test_an_id_twice_in_one_chain_stops_it_and_may_be_used_afterwards() -> None:
     ledger = funded_ledger(ROOMY)
-    twice = chain(deposit(1, 1, v7(0)), deposit(2, 1, v7(1)), deposit(1, 1, v7(0)))
-    assert ledger.statuses(*twice) == [Status.CHAIN_ID_REUSED] * 3
+    for first, second in ((0, 1), (1, 0)):
+        twice = chain(deposit(1, 1, v7(first)), deposit(2, 1, v7(second)), deposit(1, 1, v7(0)))
+        statuses = ledger.statuses(*twice, deposit(1, 1), deposit(1, 1))
+        assert statuses == [Status.CHAIN_ID_REUSED] * 3 + [OK] * 2
     assert ledger.machine.window_entries == 0
     assert ledger.statuses(*chain(deposit(1, 1, v7(0)), deposit(2, 1, v7(1)))) == [OK, OK]
+
+
+def test_ids_of_a_chain_that_share_a_half_are_not_the_same() -> None:
+    """Among 250 some are also neighbours in the table that finds doubled ones."""
+    random, ledger = Random(1), funded_ledger(ROOMY)
+    for first, second in ((8, 0), (0, 8)):
+        ids = (b"\xff" * first + random.randbytes(8) + b"\xff" * second for _ in range(250))
+        commands = [deposit(1, 1, command_id) for command_id in ids]
+        assert set(ledger.statuses(*chain(*commands))) == {OK}
 
 
 def test_an_id_may_stand_again_in_the_next_chain_of_the_batch() -> None:

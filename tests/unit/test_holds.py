@@ -123,6 +123,24 @@ def test_expired_holds_are_named_the_earliest_first_and_up_to_a_limit() -> None:
     assert machine.expired_holds(2**63 - 1, 10).tolist() == [5, 4]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_expired_holds_are_in_order_whatever_their_times_and_the_limit(seed: int) -> None:
+    machine, random = StateMachine(ROOMY), Random(seed)
+    timeouts = dict(enumerate((random.randrange(1, 60) for _ in range(150)), 1))
+    commands = [create(), create(), deposit(1, 150)]
+    commands += [hold(1, 2, 1, timeout_s) for timeout_s in timeouts.values()]
+    for hold_id in random.sample(sorted(timeouts), 30):
+        commands.append(release(hold_id))
+        del timeouts[hold_id]
+    assert set(machine.apply(records(commands), START_NS)["status"].tolist()) == {Status.OK}
+    order = sorted(timeouts, key=lambda hold_id: (timeouts[hold_id], hold_id))
+    for seconds in range(0, 61, 5):
+        due = [hold_id for hold_id in order if timeouts[hold_id] <= seconds]
+        for limit in (1, 2, 3, 10, 50, 1_000):
+            at_ns = START_NS + seconds * NS_PER_S
+            assert machine.expired_holds(at_ns, limit).tolist() == due[:limit]
+
+
 def test_a_resolved_hold_makes_room_for_another_with_a_new_id() -> None:
     ledger = funded_ledger()
     ledger.run(hold(1, 2, 1), hold(1, 2, 2))

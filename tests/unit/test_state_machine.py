@@ -1,7 +1,7 @@
 """The state machine, case by case: each status and each reply's fields."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from random import Random
 from typing import Final
 
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.recent_commands import hash_id
+from cluster_core.books import empty_books
+from cluster_core.recent_commands import empty_window, hash_id
 from cluster_core.record import CommandFlag, Operation, ReplyFlag, Status
 from tests import reference
 from tests.compared_ledger import (
     AMOUNT_MAX,
     NS_PER_S,
+    PARAMETERS,
     START_NS,
     Ledger,
     capture,
@@ -274,6 +276,35 @@ def test_a_command_on_the_edge_of_what_is_allowed_succeeds(command: Command) -> 
     assert funded_ledger().status(command) == Status.OK
 
 
+OVERDRAFTS: Final = (set_limits(1, -AMOUNT_MAX), set_limits(2, -AMOUNT_MAX))
+MUCH_IN: Final = (withdraw(1, 100), deposit(1, AMOUNT_MAX - 102))
+MUCH_OUT: Final = (*OVERDRAFTS, withdraw(1, AMOUNT_MAX - 2))
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [*MUCH_IN, transfer(2, 1, 2), transfer(2, 1, 1)],
+        [*MUCH_IN, deposit(1, 2), deposit(1, 1)],
+        [hold(2, 1, 2), *MUCH_IN, capture(1), transfer(2, 1, 1)],
+        [withdraw(2, 100), deposit(1, AMOUNT_MAX - 102), deposit(1, 2), deposit(1, 1)],
+        [deposit(1, AMOUNT_MAX - 200), transfer(2, 1, 100), deposit(1, 1)],
+        [*MUCH_OUT, transfer(1, 2, 2), transfer(1, 2, 1)],
+        [*MUCH_OUT, withdraw(1, 2), withdraw(1, 1)],
+        [*MUCH_OUT, hold(1, 2, 2), capture(1), withdraw(1, 1)],
+        [*MUCH_OUT, withdraw(2, 202), withdraw(2, 1)],
+        [deposit(1, AMOUNT_MAX - 202), deposit(2, 2), deposit(2, 1)],
+        [*OVERDRAFTS, hold(1, 2, AMOUNT_MAX - 2), hold(2, 1, 2), hold(2, 1, 1)],
+        [*OVERDRAFTS, hold(1, 2, AMOUNT_MAX - 2), hold(1, 2, 2), hold(1, 2, 1)],
+    ],
+)
+def test_a_total_may_be_filled_to_the_last_unit_and_no_further(commands: list[Command]) -> None:
+    ledger = funded_ledger(replace(PARAMETERS, hold_capacity=3))
+    *filling, one_more = commands
+    assert set(ledger.statuses(*filling)) == {Status.OK}
+    assert ledger.status(one_more) == Status.BALANCE_OVERFLOW
+
+
 def test_the_oracle_has_the_same_words_for_statuses_and_operations() -> None:
     assert {status.name: status.value for status in reference.Status} == {
         status.name: status.value for status in Status
@@ -312,6 +343,16 @@ def test_each_operation_on_an_account_answers_with_its_balance_and_raises_its_ve
     fields = ("posted", "floor", "ceiling", "state", "version", "last_sequence", "credits_total")
     assert [account[name] for name in fields] == [-7, -7, 500, 0, 7, 10, 100]
     assert ledger.account(3)["state"] == 4
+
+
+def test_the_highest_asset_number_leaves_the_lower_ones_usable() -> None:
+    ledger = funded_ledger()
+    highest, middle = symbol_number(b"HIGH"), symbol_number(b"MIDDLE")
+    assert ledger.status(register(4_095, symbol=highest)) == Status.OK
+    assert ledger.status(register(3, symbol=highest)) == Status.ASSET_SYMBOL_TAKEN
+    assert ledger.status(register(3, symbol=middle)) == Status.OK
+    assert ledger.status(register(4_094, symbol=middle)) == Status.ASSET_SYMBOL_TAKEN
+    assert ledger.machine.asset_numbers() == [1, 2, 3, 4_095]
 
 
 def test_a_balancing_transfer_moves_what_there_is() -> None:
@@ -426,11 +467,29 @@ def test_a_batch_without_commands_changes_nothing() -> None:
     assert ledger.machine.digest() == digest
 
 
-def test_ids_that_share_a_place_or_all_hash_bits_of_the_table_stay_apart() -> None:
-    """Probing wraps around the table's end; equal hash bits of two ids do not make them one."""
+@pytest.mark.parametrize(
+    "filling", [[deposit(1, 7)], [transfer(2, 1, 7)], [hold(2, 1, 7), capture(1)]]
+)
+def test_an_account_may_be_filled_to_its_ceiling_and_no_further(filling: list[Command]) -> None:
+    ledger = funded_ledger()
+    assert set(ledger.statuses(set_limits(1, 0, 107), *filling)) == {Status.OK}
+    for one_more in (deposit(1, 1), transfer(2, 1, 1)):
+        assert ledger.status(one_more) == Status.CEILING_EXCEEDED
+
+
+@pytest.mark.parametrize("shared", [None, 0, 1])
+def test_ids_that_share_a_place_or_all_hash_bits_of_the_table_stay_apart(
+    shared: int | None,
+) -> None:
+    """Probing wraps around the table's end; equal hash bits of two ids do not make them one.
+
+    Nor do they if the ids have the half `shared` in common.
+    """
     capacity = 16
     parameters = LedgerParameters(window_capacity=capacity, id_ahead_ns=0, account_capacity=1)
     halves = np.random.default_rng(1).integers(1, 2**64, (2, 400_000), np.uint64)
+    if shared is not None:
+        halves[shared] = 7
     hashes = getattr(hash_id, "py_func", hash_id)(halves[0], halves[1], np.uint64(0))
     upper = np.asarray(hashes >> np.uint64(32))
     order = np.argsort(upper, kind="stable")
@@ -447,6 +506,12 @@ def test_ids_that_share_a_place_or_all_hash_bits_of_the_table_stay_apart() -> No
         ledger.run(*(deposit(1, 1, command_id) for command_id in sent))
     assert ledger.machine.window_entries > 10 * capacity
     assert ledger.machine.window_entries < 4_000
+
+
+@pytest.mark.parametrize("seed", [1, 2**63, 2**64 - 1])
+def test_the_whole_seed_keys_the_hash_tables(seed: int) -> None:
+    assert int(empty_window(PARAMETERS, seed).seed) == seed
+    assert int(empty_books(PARAMETERS, seed).hold_seed) == seed
 
 
 def test_fifty_thousand_commands_through_a_window_of_a_thousand_agree_with_the_oracle() -> None:

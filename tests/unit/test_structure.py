@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from cluster_core.errors import InvalidCommands
-from cluster_core.record import COMMAND, MAX_CHAIN_COMMANDS, CommandFlag, Operation
+from cluster_core.record import (
+    COMMAND,
+    MAX_CHAIN_COMMANDS,
+    MAX_MESSAGE_COMMANDS,
+    CommandFlag,
+    Operation,
+)
 from cluster_core.structure import find_malformed, read_message
 from tests.compared_ledger import capture, create, deposit, expire, hold, records, transfer, v7
 from tests.property.strategies import packed
@@ -118,3 +124,19 @@ def test_a_chain_may_fill_a_message_and_no_more() -> None:
         MAX_CHAIN_COMMANDS,
         "a chain has at most 8192 commands",
     )
+
+
+def test_a_message_holds_one_to_8192_whole_commands() -> None:
+    command = packed([create()])
+    for count in (1, MAX_MESSAGE_COMMANDS):
+        assert read_message(command * count).tobytes() == command * count
+    refused = {
+        b"": "a message holds 1 to 8192 commands, this one 0",
+        command * (MAX_MESSAGE_COMMANDS + 1): "a message holds 1 to 8192 commands, this one 8193",
+        command[:-1]: "63 bytes are not a multiple of 64, a command's size",
+        command + b"\1": "65 bytes are not a multiple of 64, a command's size",
+    }
+    for message, reason in refused.items():
+        with pytest.raises(InvalidCommands, match=f"^{reason}$") as raised:
+            read_message(message)
+        assert raised.value.index == -1
