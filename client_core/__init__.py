@@ -9,10 +9,12 @@ from client_core.command_ids import CommandIds, LedgerClock
 from client_core.command_stream import CommandStream
 from client_core.errors import (
     ChainRefused,
+    IdInFuture,
     InvalidRequest,
     NotFound,
     NotLeader,
     OutcomeUnknown,
+    OutcomeUnsettled,
     Refused,
     Retryable,
     RingledgerClientError,
@@ -47,6 +49,7 @@ __all__ = [
     "ChainRefused",
     "CommandIds",
     "CommandStream",
+    "IdInFuture",
     "InvalidRequest",
     "Ledger",
     "LedgerClock",
@@ -56,6 +59,7 @@ __all__ = [
     "OpenHold",
     "Operation",
     "OutcomeUnknown",
+    "OutcomeUnsettled",
     "Refused",
     "Reply",
     "Retryable",

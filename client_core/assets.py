@@ -1,5 +1,6 @@
 """An asset: exact decimal amounts outside, whole minor units inside. Never a float, no rounding."""
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -7,10 +8,16 @@ from typing import Final
 from client_core.records import AMOUNT_MAX
 
 Amount = Decimal | int | str
-"""What stands for an amount: a Decimal, a whole number, or text that Decimal takes."""
+"""What stands for an amount: a Decimal, a whole number, or text such as "12.50" or "-1e3"."""
 
 _MAX_DIGITS: Final = 19
 """Of 2^63 - 1. What has more is out of range before any arithmetic is done with it."""
+
+_MAX_LENGTH: Final = 64
+"""Characters of a text, digits of a Decimal: arithmetic on long ones takes the square of it."""
+
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""Decimal would also take spaces, "1_000" and the digits of other scripts."""
 
 _SHOWN_CHARACTERS: Final = 40
 
@@ -27,7 +34,8 @@ class Asset:
         """`amount` in minor units: "12.5" of an asset with two decimals is 1250.
 
         Raises TypeError for a float or anything else that is no exact amount, ValueError for one
-        that is not a number, has more decimals than the asset, or exceeds 2^63 - 1 minor units.
+        that is not a number, has more decimals than the asset, exceeds 2^63 - 1 minor units, or is
+        longer than 64 characters or digits.
         """
         if isinstance(amount, bool) or not isinstance(amount, (Decimal, int, str)):
             raise TypeError(
@@ -35,7 +43,12 @@ class Asset:
                 f"{type(amount).__name__}: floats are not exact, write Decimal('12.50')"
             )
         scale: int = 10**self.decimals
-        minor = amount * scale if isinstance(amount, int) else self._scaled(amount, scale)
+        if isinstance(amount, int):
+            if abs(amount) > AMOUNT_MAX:
+                raise self._out_of_range()
+            minor = amount * scale
+        else:
+            minor = self._scaled(self._read(amount), scale)
         if abs(minor) > AMOUNT_MAX:
             raise self._out_of_range()
         return minor
@@ -51,13 +64,25 @@ class Asset:
         digits = tuple(map(int, str(abs(minor))))
         return Decimal((int(minor < 0), digits, -self.decimals))
 
-    def _scaled(self, amount: Decimal | str, scale: int) -> int:
+    def _read(self, amount: Decimal | str) -> Decimal:
+        """The exact number that `amount` is, of 64 digits at most."""
+        if isinstance(amount, str):
+            if len(amount) > _MAX_LENGTH:
+                raise self._too_long(f"{_shown(amount)} has {len(amount)} characters")
+            if _NUMBER.fullmatch(amount) is None:
+                raise self._no_number(amount)
         try:
             exact = Decimal(amount)
         except InvalidOperation:
             exact = Decimal("NaN")
         if not exact.is_finite():
-            raise ValueError(f"{_shown(amount)} is no amount of {self.symbol}: give a number")
+            raise self._no_number(amount)
+        digits = len(exact.as_tuple().digits)
+        if digits > _MAX_LENGTH:
+            raise self._too_long(f"a Decimal of {digits} digits")
+        return exact
+
+    def _scaled(self, exact: Decimal, scale: int) -> int:
         if not exact:
             return 0
         # both limits first: an exponent may be so large that its power of ten fills the memory
@@ -69,8 +94,19 @@ class Asset:
             if not rest:
                 return minor
         raise ValueError(
-            f"{_shown(amount)} has more decimals than the {self.decimals} of {self.symbol}: "
+            f"{_shown(exact)} has more decimals than the {self.decimals} of {self.symbol}: "
             "round it as your rules say"
+        )
+
+    def _no_number(self, amount: Decimal | str) -> ValueError:
+        return ValueError(
+            f"{_shown(amount)} is no amount of {self.symbol}: give a number such as 12.50, without "
+            "spaces or separators"
+        )
+
+    def _too_long(self, what: str) -> ValueError:
+        return ValueError(
+            f"{what}: an amount of {self.symbol} has at most {_MAX_LENGTH}, round it first"
         )
 
     def _out_of_range(self) -> ValueError:

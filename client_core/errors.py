@@ -9,10 +9,17 @@ RingledgerClientError
 │   ├── NotLeader       this node doesn't lead; `leader` is who does, if known
 │   ├── Unavailable     the node can't be reached, or the stream ended before the command was sent
 │   ├── StreamBusy      waited past its deadline without being sent, or too many wait
-│   └── StreamClosed    the stream was closed by its owner
+│   ├── StreamClosed    the stream was closed by its owner
+│   └── IdInFuture      its id is ahead of ledger time: wait a second first
 └── OutcomeUnknown      sent and not answered: send it again with the same command id
+    └── OutcomeUnsettled    sending it again doesn't tell: ask history, or read the state
 
 On a stream a business outcome is a value, `Reply.status`; only what is listed here is raised.
+
+What CHAIN_ID_REUSED leaves open: the chain was not run this time. A member whose id is known has
+done its work if its reply is OK, as a part of this chain or in another message. A member without
+an id is answered CHAIN_ID_REUSED also when the chain is sent again that was done: give every
+member an id, then a chain that is sent again gets its first replies.
 """
 
 from collections.abc import Sequence
@@ -95,6 +102,13 @@ class StreamClosed(Retryable):
     """Never sent: the stream is closed."""
 
 
+class IdInFuture(Retryable):
+    """The command id is more than a second ahead of ledger time: wait, then send it again."""
+
+    def __init__(self, why: str = "wait and send it again") -> None:
+        super().__init__(f"COMMAND_ID_IN_FUTURE: {why}")
+
+
 class OutcomeUnknown(RingledgerClientError):
     """Sent but not answered: it may have been run or may still be run.
 
@@ -112,3 +126,16 @@ class OutcomeUnknown(RingledgerClientError):
             self.commands[at : at + _ID_BYTES]
             for at in range(0, len(self.commands), _COMMAND_BYTES)
         ]
+
+
+class OutcomeUnsettled(OutcomeUnknown):
+    """Answered, but what an earlier sending did can't be told, and sending again won't tell.
+
+    The id is older than what the window of recent ids remembers (COMMAND_ID_TOO_OLD), or only a
+    part of a chain is known. Ask history or read the state. `replies` are those of `commands`, in
+    minor units.
+    """
+
+    def __init__(self, commands: bytes, replies: "Sequence[Reply]", why: str) -> None:
+        super().__init__(commands, f"{why}: ask history or read the state")
+        self.replies = replies

@@ -22,16 +22,13 @@ from client_core.answers import (
     read_totals,
 )
 from client_core.assets import Amount, Asset
+from client_core.chains import check_chain
 from client_core.command_stream import CommandStream
-from client_core.errors import (
-    ChainRefused,
-    NotFound,
-    Refused,
-    RingledgerClientError,
-)
+from client_core.errors import NotFound, Refused, RingledgerClientError
 from client_core.records import (
     AMOUNT_MAX,
     COMMAND_BYTES,
+    MAX_MESSAGE_COMMANDS,
     U64_MAX,
     Operation,
     Side,
@@ -47,18 +44,15 @@ REMEMBERED_MAX: Final = 1 << 17
 LOOK_UPS_AT_ONCE: Final = 64
 """Queries under way for one `execute_all`."""
 
-_ID_REFUSALS: Final = frozenset(
-    {Status.COMMAND_ID_REUSED, Status.COMMAND_ID_TOO_OLD, Status.COMMAND_ID_IN_FUTURE}
-)
-
 
 class Ledger:
     """Typed calls over one open CommandStream: `Ledger(stream)`. For one event loop.
 
     Every operation takes `command_id`, 16 bytes: draw one by `new_id` and give it again to repeat
     a command whose outcome is unknown; without one an id is drawn. Operations raise ValueError
-    and TypeError for arguments that can't be sent, Refused for a status that is not OK, and the
-    stream's errors. Queries raise NotFound and Unavailable after `query_timeout_s`.
+    and TypeError for arguments that can't be sent, Refused for a status that is not OK (an id too
+    old is OutcomeUnsettled, one ahead of time IdInFuture), and the stream's errors. Queries raise
+    NotFound and Unavailable after `query_timeout_s`.
     """
 
     def __init__(self, stream: CommandStream, *, query_timeout_s: float = 5.0) -> None:
@@ -79,7 +73,7 @@ class Ledger:
     ) -> LedgerReply:
         """Register asset `number` (1 .. 4095) with 0 .. 18 decimals."""
         command = records.register_asset(
-            command_id or self.new_id(), asset=number, symbol=symbol, decimals=decimals
+            self._id(command_id), asset=number, symbol=symbol, decimals=decimals
         )
         return await self._execute(command, None)
 
@@ -93,7 +87,7 @@ class Ledger:
     ) -> LedgerReply:
         """Open an account of asset number `asset`; its id is the reply's `entity`."""
         command = records.create_account(
-            command_id or self.new_id(), asset=asset, reference=reference, code=code
+            self._id(command_id), asset=asset, reference=reference, code=code
         )
         reply = await self._execute(command, None)
         _remember(self._account_assets, reply.entity, asset)
@@ -111,7 +105,7 @@ class Ledger:
         """Bring money in from outside; `expected_version` (0 for any) is the account's."""
         asset = await self._asset_of(credit_account, Status.CREDIT_ACCOUNT_NOT_FOUND)
         command = records.deposit(
-            command_id or self.new_id(),
+            self._id(command_id),
             credit_account,
             _positive(asset, amount),
             expected_version=expected_version,
@@ -131,7 +125,7 @@ class Ledger:
         """Take money out of the ledger."""
         asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
         command = records.withdraw(
-            command_id or self.new_id(),
+            self._id(command_id),
             debit_account,
             _positive(asset, amount),
             expected_version=expected_version,
@@ -153,7 +147,7 @@ class Ledger:
         """Move money between two accounts; `balancing` moves what is available, up to it."""
         asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
         command = records.transfer(
-            command_id or self.new_id(),
+            self._id(command_id),
             debit_account,
             credit_account,
             _positive(asset, amount),
@@ -177,7 +171,7 @@ class Ledger:
         """Reserve money; the hold's id is the reply's `entity`. `timeout_s` 0 is never."""
         asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
         command = records.hold(
-            command_id or self.new_id(),
+            self._id(command_id),
             debit_account,
             credit_account,
             _positive(asset, amount),
@@ -203,11 +197,12 @@ class Ledger:
         """Move what a hold reserved, all of it or `amount`, and free the rest.
 
         `asset`, the hold's asset number, is only needed to send a capture again from another
-        process after its hold has gone: then nothing else tells it.
+        process after its hold has gone: then nothing else tells it. Raises ValueError if it isn't
+        the hold's.
         """
         of_hold = await self._asset_of_hold(hold_id, asset, needed=amount is not None)
         command = records.capture(
-            command_id or self.new_id(),
+            self._id(command_id),
             hold_id,
             _part(of_hold, amount),
             balancing=balancing,
@@ -227,9 +222,7 @@ class Ledger:
     ) -> LedgerReply:
         """Free what a hold reserved, all of it or `amount`; `asset` as in `capture`."""
         of_hold = await self._asset_of_hold(hold_id, asset, needed=amount is not None)
-        command = records.release(
-            command_id or self.new_id(), hold_id, _part(of_hold, amount), code=code
-        )
+        command = records.release(self._id(command_id), hold_id, _part(of_hold, amount), code=code)
         return await self._execute(command, of_hold)
 
     async def lock(
@@ -237,16 +230,14 @@ class Ledger:
     ) -> LedgerReply:
         """Lock an account against debits, credits or both."""
         asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
-        return await self._execute(records.lock(command_id or self.new_id(), account, side), asset)
+        return await self._execute(records.lock(self._id(command_id), account, side), asset)
 
     async def unlock(
         self, account: int, side: Side = Side.BOTH, *, command_id: bytes | None = None
     ) -> LedgerReply:
         """Take an account's locks off again."""
         asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
-        return await self._execute(
-            records.unlock(command_id or self.new_id(), account, side), asset
-        )
+        return await self._execute(records.unlock(self._id(command_id), account, side), asset)
 
     async def close_account(
         self, account: int, *, code: int = 0, command_id: bytes | None = None
@@ -254,7 +245,7 @@ class Ledger:
         """Close an account for ever; it must be empty and without open holds."""
         asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
         return await self._execute(
-            records.close_account(command_id or self.new_id(), account, code=code), asset
+            records.close_account(self._id(command_id), account, code=code), asset
         )
 
     async def set_limits(
@@ -269,7 +260,7 @@ class Ledger:
         """Set both limits of an account's balance; `ceiling` None is no ceiling."""
         asset = await self._asset_of(account, Status.DEBIT_ACCOUNT_NOT_FOUND)
         command = records.set_limits(
-            command_id or self.new_id(),
+            self._id(command_id),
             account,
             floor=asset.to_minor(floor),
             ceiling=AMOUNT_MAX if ceiling is None else asset.to_minor(ceiling),
@@ -284,8 +275,11 @@ class Ledger:
 
         `commands`, 1 to 8,192, are those of `client_core.transfer` and its like, with ids by
         `new_id` and amounts by `Asset.to_minor`. With `atomic` all or nothing: raises
-        ChainRefused, naming the command that failed. Else refusals are values.
+        ChainRefused, naming the command that failed, when nothing was done; OutcomeUnsettled when
+        a part was known before; IdInFuture. Else every status is a value.
         """
+        if not 1 <= len(commands) <= MAX_MESSAGE_COMMANDS:
+            raise ValueError(f"{len(commands)} commands: give 1 to {MAX_MESSAGE_COMMANDS}")
         wrong = [len(command) for command in commands if len(command) != COMMAND_BYTES]
         if wrong:
             raise ValueError(f"a command is {COMMAND_BYTES} bytes, one of these is {wrong[0]}")
@@ -301,8 +295,8 @@ class Ledger:
             LedgerReply(reply, self._assets.get(number or 0))
             for reply, number in zip(answered, numbers, strict=True)
         ]
-        if atomic and not all(reply.accepted for reply in replies):
-            raise ChainRefused(_failed_index(replies), replies)
+        if atomic:
+            check_chain(packed, replies)
         return replies
 
     # Queries
@@ -338,9 +332,12 @@ class Ledger:
 
     # How they are carried out
 
+    def _id(self, given: bytes | None) -> bytes:
+        return self.new_id() if given is None else given
+
     async def _execute(self, command: bytes, asset: Asset | None) -> LedgerReply:
         reply = await self._stream.submit(command)
-        return LedgerReply(reply.raise_for_status(), asset)
+        return LedgerReply(reply.raise_for_status(command), asset)
 
     async def _asset_of(self, account_id: int, missing: Status) -> Asset:
         """The asset of an account. Raises Refused with the status `missing`."""
@@ -355,17 +352,25 @@ class Ledger:
     async def _asset_of_hold(
         self, hold_id: int, given: int | None, *, needed: bool
     ) -> Asset | None:
-        """The asset of a hold, None if it can't be known and isn't needed. Raises Refused."""
-        number = self._hold_assets.get(hold_id) if given is None else given
-        if number is not None:
-            return await self.asset(number)
+        """The asset of a hold, None if it can't be known and isn't needed.
+
+        The `given` number is believed only of a hold that is gone: of another asset, it would make
+        another amount. Raises Refused, and ValueError when it isn't the hold's.
+        """
+        number = self._hold_assets.get(hold_id)
         try:
-            return (await self.hold_of(hold_id)).asset
+            if number is None:
+                number = (await self.hold_of(hold_id)).asset.number
         except NotFound as error:
+            if given is not None and error.reason == Status.HOLD_NOT_OPEN.name:
+                return await self.asset(given)
             if not needed:
                 return None
             missing = Status[error.reason]
             raise Refused(missing, None, f"{error}; to send a command again give asset=") from None
+        if given not in (None, number):
+            raise ValueError(f"asset is {given}, but hold {hold_id} is of asset {number}")
+        return await self.asset(number)
 
     async def _look_up(self, commands: Sequence[bytes]) -> None:
         """Learn the assets of the accounts and holds that are named and exist already."""
@@ -432,17 +437,3 @@ def _remember(table: dict[int, int], key: int, number: int) -> None:
     if key not in table and len(table) >= REMEMBERED_MAX:
         del table[next(iter(table))]
     table[key] = number
-
-
-def _failed_index(replies: Sequence[LedgerReply]) -> int:
-    """The command that a chain failed by: an id's own refusal before the others' CHAIN_ID_REUSED,
-    and that before a duplicate's first status.
-    """
-    statuses = [reply.status for reply in replies]
-    for index, status in enumerate(statuses):
-        if status in _ID_REFUSALS:
-            return index
-    if Status.CHAIN_ID_REUSED in statuses:
-        return statuses.index(Status.CHAIN_ID_REUSED)
-    failed = set(statuses) - {Status.OK, Status.LINKED_FAILED} or {Status.LINKED_FAILED}
-    return next(index for index, status in enumerate(statuses) if status in failed)

@@ -13,8 +13,9 @@ COMMAND, 64 bytes          REPLY, 48 bytes           (little-endian, naturally a
 60 code           u32
 
 The functions below build one command each, 64 bytes, and raise ValueError for an argument that
-no command can carry. `linked=True` ties a command to the next one of its message: such a chain
-stands or falls together, and its last command is not linked.
+no command can carry, TypeError for a command id that isn't bytes. `linked=True` ties a command to
+the next one of its message: such a chain stands or falls together, and its last command is not
+linked.
 """
 
 import struct
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
-from client_core.errors import Refused
+from client_core.errors import IdInFuture, OutcomeUnsettled, Refused
 
 COMMAND_BYTES: Final = 64
 REPLY_BYTES: Final = 48
@@ -206,10 +207,20 @@ class Reply(NamedTuple):
         """True when the command id had been executed before: this is its first reply again."""
         return bool(self.flags & DUPLICATE_FLAG)
 
-    def raise_for_status(self) -> "Reply":
-        """This reply, or Refused when its status is not OK."""
-        if self.status_number != Status.OK:
-            raise Refused(self.status, self)
+    def raise_for_status(self, command: bytes = b"") -> "Reply":
+        """This reply, or an exception when its status is not OK: in general Refused.
+
+        But COMMAND_ID_TOO_OLD is OutcomeUnsettled, which keeps `command`, the packed command that
+        was answered; and COMMAND_ID_IN_FUTURE is IdInFuture.
+        """
+        status = self.status
+        if status is Status.COMMAND_ID_TOO_OLD:
+            why = "COMMAND_ID_TOO_OLD: whether it was run before is no longer known"
+            raise OutcomeUnsettled(command, [self], why)
+        if status is Status.COMMAND_ID_IN_FUTURE:
+            raise IdInFuture
+        if status is not Status.OK:
+            raise Refused(status, self)
         return self
 
 
@@ -452,6 +463,11 @@ def _pack(
     asset: int = 0,
     timeout_s: int = 0,
 ) -> bytes:
+    if not isinstance(command_id, bytes):
+        raise TypeError(
+            f"command_id is a {type(command_id).__name__}: give 16 bytes, from "
+            "CommandIds.next_id() or uuid.UUID.bytes"
+        )
     if len(command_id) != COMMAND_ID_BYTES:
         raise ValueError(
             f"command_id is {len(command_id)} bytes: give 16, from CommandIds.next_id() or "
@@ -469,5 +485,6 @@ def _pack(
 
 def check_range(name: str, value: object, least: int, most: int) -> None:
     """Raises ValueError, naming the argument, for anything but an integer in least .. most."""
-    if not isinstance(value, int) or not least <= value <= most:
+    # True is an int to Python, but nobody means account 1 by it
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} is {value!r}: give an integer in {least} .. {most}")

@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from cluster_app.errors import Exit
+
+_INTERRUPTED: Final = 130
+"""As a shell tells that SIGINT ended a program."""
 
 _USAGE = """usage: python -m cluster_app ROLE [flags]
 
@@ -17,13 +21,16 @@ roles:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one role; returns the exit code: 0 well, 1 fault, 2 usage, 3 not leading."""
+    """Run one role; returns the exit code: 0 well, 1 fault, 2 usage, 3 not leading, 130 Ctrl-C."""
     role, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
     try:
         return _run(role, rest)
     except Exit as end:
         print(f"ringledger {role}: {end}", file=sys.stderr, flush=True)
         return end.exit_code
+    except KeyboardInterrupt:
+        print(f"ringledger {role}: interrupted", file=sys.stderr, flush=True)
+        return _INTERRUPTED
 
 
 def _run(role: str, arguments: list[str]) -> int:

@@ -2,6 +2,9 @@
 
 Commands carry no id, so a command whose outcome is unknown ends the stream with an error that
 never invites a retry. The correlation id is only echoed.
+
+The contract's amount is unsigned: the balance of an overdrawn account is shown as 0. `active` is
+false for a closed account.
 """
 
 import struct
@@ -17,6 +20,7 @@ from cluster_core.record import (
     COMMAND_FIELDS,
     DEFAULT_ASSET,
     REPLY_BYTES,
+    AccountState,
     Operation,
     Status,
 )
@@ -188,7 +192,7 @@ class BankQueryService:
         single.id = query.id
         single.amount = max(int(account["posted"]), 0)
         single.precision = int(asset["decimals"]) if asset is not None else 0
-        single.active = True
+        single.active = not int(account["state"]) & AccountState.CLOSED
         single.correlationId = query.correlationId
         return result.SerializeToString()
 

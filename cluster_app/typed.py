@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from google.protobuf.unknown_fields import (  # type: ignore[import-not-found]
+    UnknownFieldSet,
+)
+
 from cluster_core.errors import InvalidCommands
 from cluster_core.record import (
     AMOUNT_MAX,
@@ -58,8 +62,12 @@ def pack_command(index: int, command: ledger_pb2.Command, *, linked: bool = Fals
     name = command.WhichOneof("operation")
     if name is None:
         raise InvalidCommands(index, "no operation is set")
+    operation = getattr(command, name)
+    # a newer client's wish that was dropped in silence could move money otherwise than it meant
+    if len(UnknownFieldSet(command)) or len(UnknownFieldSet(operation)):
+        raise InvalidCommands(index, "it has fields that this node does not know: use a newer node")
     try:
-        fields = _READERS[name](getattr(command, name))
+        fields = _READERS[name](operation)
     except ValueError as error:
         raise InvalidCommands(index, str(error)) from None
     code = command.code
@@ -120,7 +128,8 @@ def _transfer(command: ledger_pb2.Transfer) -> _Fields:
 
 def _register_asset(command: ledger_pb2.RegisterAsset) -> _Fields:
     symbol = command.symbol.encode()
-    if len(symbol) > 8:
+    # packed, NUL is padding: two texts would be one symbol
+    if len(symbol) > 8 or b"\0" in symbol:
         raise ValueError("an asset's symbol has 1 to 8 characters of A-Z and 0-9")
     return _Fields(
         Operation.REGISTER_ASSET,

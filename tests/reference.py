@@ -229,8 +229,10 @@ class ReferenceLedger:
         return None
 
     def _run_chain(self, chain: Sequence[Command], first: int) -> list[Reply]:
-        """All members' replies; a refused one undoes the members before it."""
-        before = (self.accounts.copy(), self.assets.copy(), self.holds.copy(), self.next_hold)
+        """All members' replies; a refused one undoes those before it. It changed nothing itself."""
+        before = (self.accounts, self.assets, self.holds, self.next_hold)
+        if len(chain) > 1:
+            before = (self.accounts.copy(), self.assets.copy(), self.holds.copy(), self.next_hold)
         replies: list[Reply] = []
         try:
             for place, command in enumerate(chain):

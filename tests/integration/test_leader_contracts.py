@@ -212,6 +212,27 @@ def test_queries_of_unknown_ids_and_empty_queries_are_answered(channel: grpc.Cha
     assert (found.id, found.amount, found.precision, found.active) == (account, 7, 2, True)
 
 
+def test_a_closed_account_is_not_active_and_an_overdrawn_one_shows_nothing(
+    channel: grpc.Channel,
+) -> None:
+    account, other = create(channel), create(channel)
+    stub = ledger_pb2_grpc.CommandServiceStub(channel)
+    for command in (
+        {"set_limits": {"account": account, "floor": -50}},
+        {"transfer": {"debit_account": account, "credit_account": other, "amount": 50}},
+        {"withdraw": {"debit_account": other, "amount": 50}},
+        {"close": {"account": other}},
+    ):
+        request = ledger_pb2.ExecuteRequest(command=command)
+        assert stub.Execute(request, timeout=DEADLINE_S).reply.status == ledger_pb2.STATUS_OK
+    overdrawn = query(channel, singleBalanceQuery={"id": account}).singleBalanceResult
+    assert (overdrawn.amount, overdrawn.active) == (0, True)
+    closed = query(channel, singleBalanceQuery={"id": other}).singleBalanceResult
+    assert (closed.amount, closed.active) == (0, False)
+    # the sums of all tests' money stay above zero
+    assert bank(channel, {"depositCommand": {"id": account, "amount": 50}})[0][0] == 0
+
+
 def test_a_client_that_cancels_mid_reply_costs_nobody_else_anything(
     leader: LeaderProcess, channel: grpc.Channel
 ) -> None:

@@ -282,6 +282,38 @@ def test_what_cannot_be_a_command_is_named_by_its_place_and_stops_the_whole_call
     assert account_of(channel, account).posted == 0
 
 
+UNKNOWN_FIELD = b"\xf8\x07\x01"
+"""Field 127, varint 1: what a newer contract could have."""
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_field_that_the_node_does_not_know_is_refused_and_not_dropped(
+    channel: grpc.Channel, inner: bool
+) -> None:
+    account = create(channel)
+    deposit = ledger_pb2.Deposit(credit_account=account, amount=1)
+    if inner:
+        deposit.MergeFromString(UNKNOWN_FIELD)
+    command = ledger_pb2.Command(deposit=deposit)
+    if not inner:
+        command.MergeFromString(UNKNOWN_FIELD)
+    with pytest.raises(grpc.RpcError) as error:
+        ledger_pb2_grpc.CommandServiceStub(channel).Execute(
+            ledger_pb2.ExecuteRequest(command=command), timeout=DEADLINE_S
+        )
+    code, why, metadata = reason(error.value)
+    assert (code, why) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_COMMANDS")
+    assert "fields that this node does not know" in metadata["cause"]
+    assert account_of(channel, account).posted == 0
+
+
+@pytest.mark.parametrize("symbol", ["NUL\0", "\0", "A\0B"])
+def test_a_symbol_with_nul_is_refused(channel: grpc.Channel, symbol: str) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        execute(channel, register_asset={"asset": 98, "symbol": symbol})
+    assert "1 to 8 characters of A-Z and 0-9" in reason(error.value)[2]["cause"]
+
+
 def test_every_operation_but_the_leaders_own_has_a_typed_command() -> None:
     typed = {field.name for field in ledger_pb2.Command.DESCRIPTOR.oneofs[0].fields}
     assert typed == {operation.name.lower() for operation in Operation} - {"expire"}

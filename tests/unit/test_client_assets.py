@@ -63,7 +63,9 @@ def test_what_is_not_exact_is_refused_by_its_type(amount: Any) -> None:
         (EUR, "1E+999999999", "at most"),
         (ETHER, "9.223372036854775808", "9.223372036854775807 at most"),
         (ETHER, 10**4_000, "at most"),
-        (EUR, "0." + "1" * 5_000, "decimals"),
+        (EUR, "0." + "1" * 62, "decimals"),
+        (EUR, "0." + "1" * 5_000, "has 5002 characters"),
+        (EUR, "1E+" + "9" * 60, "no amount of EUR"),
     ],
 )
 def test_what_the_asset_cannot_hold_is_refused_and_says_what_to_do(
@@ -99,3 +101,28 @@ def test_every_amount_survives_the_way_out_and_back(minor: int, decimals: int) -
     assert asset.to_minor(amount) == minor
     assert asset.to_minor(str(amount)) == minor
     assert Fraction(amount) == Fraction(minor, 10**decimals)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1_000", " 1", "1 ", "1\n", "\u0661\u0662", "\uff11", "+-1", ".", "1e", "1.2.3", "0x1f"],
+)
+def test_text_is_an_amount_only_in_plain_ascii(text: str) -> None:
+    with pytest.raises(ValueError, match="no amount of EUR"):
+        EUR.to_minor(text)
+
+
+@pytest.mark.parametrize("text", ["+1.5", "01.50", "1.5e0", "15E-1", ".15e+1"])
+def test_the_usual_ways_to_write_a_number_are_taken(text: str) -> None:
+    assert EUR.to_minor(text) == 150
+
+
+@pytest.mark.parametrize("plain", ["1." + "0" * 10**6, "1" * 65])
+def test_an_amount_too_long_to_reckon_with_is_refused(plain: str) -> None:
+    with localcontext() as context:
+        context.prec = 10**7
+        for amount in (plain, Decimal(plain)):
+            with pytest.raises(ValueError, match="at most 64, round it first") as error:
+                EUR.to_minor(amount)
+            assert len(str(error.value)) < 200
+    assert EUR.to_minor("1." + "0" * 62) == 100

@@ -1,12 +1,14 @@
 """client_core's records and envelopes, against the generated classes and known bytes."""
 
 import struct
+import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from client_core import records, wire
-from client_core.errors import Refused
+from client_core.errors import IdInFuture, OutcomeUnsettled, Refused
 from client_core.records import CommandFlag, Operation, Reply, Side, Status
 from proto import ledger_pb2
 
@@ -128,11 +130,31 @@ def test_a_transfer_has_these_very_bytes() -> None:
         (lambda: records.set_limits(ID, 1, floor=-(2**63)), "floor"),
         (lambda: records.set_limits(ID, 1, ceiling=2**63), "ceiling"),
         (lambda: records.set_limits(ID, 1, floor=2, ceiling=1), "above"),
+        (lambda: records.transfer(ID, True, 2, 3), "debit_account is True"),
+        (lambda: records.deposit(ID, 1, True), "amount is True"),
+        (lambda: records.transfer(b"", 1, 2, 3), "command_id is 0 bytes"),
     ],
 )
 def test_an_argument_out_of_range_is_named(build: Callable[[], bytes], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         build()
+
+
+@pytest.mark.parametrize("command_id", [uuid.UUID(bytes=ID), "x" * 16, None, 7])
+def test_a_command_id_that_is_not_bytes_is_refused_and_says_what_to_give(command_id: Any) -> None:
+    with pytest.raises(TypeError, match=r"command_id is a \w+: give 16 bytes, from .*UUID.bytes"):
+        records.transfer(command_id, 1, 2, 3)
+
+
+def test_a_status_that_leaves_the_outcome_open_is_no_refusal() -> None:
+    command = records.deposit(ID, 1, 2)
+    too_old, in_future = (Reply(9, 0, 0, 0, 0, status, 0, 0) for status in (3, 4))
+    with pytest.raises(OutcomeUnsettled, match="COMMAND_ID_TOO_OLD") as unsettled:
+        too_old.raise_for_status(command)
+    assert unsettled.value.command_ids == [ID]
+    assert unsettled.value.replies == [too_old]
+    with pytest.raises(IdInFuture, match="COMMAND_ID_IN_FUTURE"):
+        in_future.raise_for_status(command)
 
 
 def test_replies_unpack_in_order() -> None:
