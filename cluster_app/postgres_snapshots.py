@@ -24,6 +24,7 @@ from cluster_app.snapshot_tables import (
     ASSETS,
     HEADER,
     HOLDS,
+    ROW_TABLES,
     SEGMENTS,
     Columns,
     account_columns,
@@ -110,6 +111,9 @@ class PostgresSnapshots:
         self._make_tables()
         with self._connected(reading=False) as connection:
             _move_position(connection, delta)
+            if delta.base is None:
+                for table in ROW_TABLES:
+                    connection.execute(f"DELETE FROM {table}".encode())
             sent = _save_accounts(connection, delta)
             connection.execute(
                 "DELETE FROM holds WHERE hold_id = ANY(%s)",
@@ -175,7 +179,7 @@ class PostgresSnapshots:
 def _move_position(connection: psycopg.Connection[Any], delta: SnapshotDelta) -> None:
     """Put the delta's header where its base is. Raises SnapshotMoved."""
     values = header_values(delta.header)
-    if delta.base is None:
+    if delta.stored is None:
         marks = ", ".join(f"%({name})s" for name in values)
         statement = (
             f"INSERT INTO snapshot({', '.join(values)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
@@ -186,11 +190,10 @@ def _move_position(connection: psycopg.Connection[Any], delta: SnapshotDelta) ->
             f"UPDATE snapshot SET {changes} WHERE chain = %(base_chain)s "
             "AND next_offset = %(base_offset)s AND state_digest = %(base_digest)s"
         )
-        base = delta.base.header
         values |= {
-            "base_chain": base.position.chain,
-            "base_offset": base.position.next_offset,
-            "base_digest": base.state_digest,
+            "base_chain": delta.stored.position.chain,
+            "base_offset": delta.stored.position.next_offset,
+            "base_digest": delta.stored.state_digest,
         }
     if connection.execute(statement.encode(), values).rowcount != 1:
         raise SnapshotMoved("another learner saved a snapshot")

@@ -45,8 +45,8 @@ class SnapshotStore(Protocol):
         """Store a delta in one transaction; returns the bytes written.
 
         Creates the tables when there are none. Raises SnapshotMoved, having changed nothing, when
-        the stored snapshot isn't the delta's base. After StoreUnavailable the delta may be stored
-        or not: `newest` tells.
+        the stored snapshot isn't the one that the delta follows. After StoreUnavailable it may be
+        stored or not: `newest` tells.
         """
 
 

@@ -63,6 +63,7 @@ ASSETS: Final = (
     "checksum",
 )
 SEGMENTS: Final = ("segment", "checksum", "data")
+ROW_TABLES: Final = ("accounts", "holds", "assets", "window_segments")
 HEADER_NUMBERS: Final = (
     "format",
     "epoch",

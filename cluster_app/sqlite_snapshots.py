@@ -20,6 +20,7 @@ from cluster_app.snapshot_tables import (
     HEADER,
     HEADER_BYTES,
     HOLDS,
+    ROW_TABLES,
     SEGMENTS,
     Columns,
     account_columns,
@@ -139,6 +140,9 @@ class SqliteSnapshots:
         with self._connected(create=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             _move_position(connection, delta)
+            if delta.base is None:
+                for table in ROW_TABLES:
+                    connection.execute(f"DELETE FROM {table}")
             written = _write(connection, "accounts", ACCOUNTS, _account_chunks(delta))
             connection.executemany(
                 "DELETE FROM holds WHERE hold_id = ?", ((int(i),) for i in delta.closed_holds)
@@ -228,7 +232,7 @@ def _move_position(connection: sqlite3.Connection, delta: SnapshotDelta) -> None
     """Put the delta's header where its base is. Raises SnapshotMoved."""
     values = header_values(delta.header)
     names = list(values)
-    if delta.base is None:
+    if delta.stored is None:
         marks = ", ".join(f":{name}" for name in names)
         statement = f"INSERT OR IGNORE INTO snapshot({', '.join(names)}) VALUES ({marks})"
     else:
@@ -237,11 +241,10 @@ def _move_position(connection: sqlite3.Connection, delta: SnapshotDelta) -> None
             f"UPDATE snapshot SET {changes} WHERE chain = :base_chain "
             "AND next_offset = :base_offset AND state_digest = :base_digest"
         )
-        base = delta.base.header
         values |= {
-            "base_chain": base.position.chain,
-            "base_offset": base.position.next_offset,
-            "base_digest": base.state_digest,
+            "base_chain": delta.stored.position.chain,
+            "base_offset": delta.stored.position.next_offset,
+            "base_digest": delta.stored.state_digest,
         }
     if connection.execute(statement, values).rowcount != 1:
         connection.execute("ROLLBACK")

@@ -23,7 +23,15 @@ from cluster_core.compiled import sparse_array
 from cluster_core.errors import InvariantViolated
 from cluster_core.reader_rule import Position
 from cluster_core.recent_commands import RecentCommands
-from cluster_core.record import ACCOUNT, ASSET, HOLD, HOLD_STATE_BYTES, REPLY_BYTES
+from cluster_core.record import (
+    ACCOUNT,
+    ACCOUNT_BYTES,
+    ASSET,
+    HOLD,
+    HOLD_BYTES,
+    HOLD_STATE_BYTES,
+    REPLY_BYTES,
+)
 from cluster_core.replay import Replica
 from cluster_core.snapshot_rows import (
     ACCOUNT_KEY,
@@ -42,8 +50,12 @@ SEGMENT_ENTRIES: Final = 4_096
 """295 kB: little enough to write again for a few new entries, few enough rows for a window."""
 
 ENTRY_BYTES: Final = 16 + 8 + REPLY_BYTES
-KEEP_UP_ENTRIES: Final = 65_536
-"""Window entries copied at a time between two batches: 4.7 MB, a millisecond or two."""
+KEEP_UP_ENTRIES: Final = 1 << 20
+"""Window entries copied at a time between two reads of the journal: 75 MB, 10 to 20 ms."""
+
+_KEPT_ROWS: Final = 1 << 21
+"""Copies of rows up to this many, 256 MB of accounts, use the same memory each time: taking new
+pages from the system costs as much as the copying."""
 
 _HEADER: Final = struct.Struct("<I32s4QQ16sQQqqqQ32sQQQQQ16s32s")
 
@@ -126,13 +138,17 @@ class SnapshotBase:
 
 @dataclass(frozen=True)
 class SnapshotDelta:
-    """What a store must write to get from `base` to `header`.
+    """What a store must write to get from `base` to `header`; without a base it is everything.
+
+    `stored` is the header that the store must hold before: the base's, or that of a snapshot whose
+    rows are all to be replaced. None: the store must be empty.
 
     `accounts` ACCOUNT [n] and `holds` HOLD [n] rise by id, `assets` ASSET [n] are all registered
     ones; their checksums are i64 [n]. `closed_holds` u64 [n] are to be deleted.
     """
 
     base: SnapshotBase | None
+    stored: SnapshotHeader | None
     header: SnapshotHeader
     accounts: npt.NDArray[Any]
     account_checksums: npt.NDArray[np.int64]
@@ -209,6 +225,7 @@ class TakenState:
     """Copies of what changed, as of one sequence. `finish` needs the state no more."""
 
     base: SnapshotBase | None
+    stored: SnapshotHeader | None
     header: SnapshotHeader
     hasher: Any
     accounts: npt.NDArray[Any]
@@ -229,6 +246,7 @@ class TakenState:
         assets = words_of(self.assets)[registered].reshape(-1).view(ASSET)
         return SnapshotDelta(
             base,
+            self.stored,
             header,
             self.accounts,
             checksums(self.accounts, ACCOUNT_KEY),
@@ -247,23 +265,28 @@ class Snapshotter:
     """Takes snapshots of one replica, each against the last one that is known to be stored.
 
     `take` and `keep_up` belong to the thread that replays. While a taken state is being finished
-    and saved, neither may be called: both change the copy of the window.
+    and saved, neither may be called: both write to the copies that it is in.
     """
 
-    def __init__(self, replica: Replica, base: SnapshotBase | None) -> None:
-        self._replica = replica
-        self.base = base
+    def __init__(
+        self, replica: Replica, base: SnapshotBase | None, replaced: SnapshotHeader | None = None
+    ) -> None:
+        """Without a base, `replaced` is the header of what the first delta replaces, if any."""
+        self.replica = replica
+        self._base = base
+        self._replaced = replaced
         self._window: WindowCopy | None = None
+        self._copies = _RowCopies()
 
     def keep_up(self) -> None:
         """Copy a part of what has entered the window: call it between batches."""
-        state = self._replica.state
+        state = self.replica.state
         if state is not None:
             self._window_of(state).keep_up(state.window, state.window_entries, KEEP_UP_ENTRIES)
 
     def take(self, now_ns: int) -> TakenState:
         """Copy what changed since the base. Raises InvariantViolated before the first epoch."""
-        replica, base = self._replica, self.base
+        replica, base = self.replica, self._base
         state = replica.state
         if state is None or replica.leader is None:
             raise InvariantViolated("there is no ledger to take a snapshot of")
@@ -293,18 +316,25 @@ class Snapshotter:
         )
         return TakenState(
             base,
+            base.header if base else self._replaced,
             header,
             hasher,
-            _changed_accounts(state, since),
+            self._copies.changed_accounts(state, since),
             # as bytes: numpy's own copy of records leaves out what has no name
             np.frombuffer(books.assets[1 : header.highest_asset + 1].tobytes(), ASSET),
-            np.frombuffer(books.holds[1 : int(ledger["used_hold_slots"]) + 1].tobytes(), HOLD),
+            self._copies.hold_pool(state),
             window,
         )
 
-    def saved(self, delta: SnapshotDelta) -> None:
-        """The delta is stored for sure: what it holds is forgotten."""
-        self.base = delta.new_base
+    def go_on_from(self, base: SnapshotBase | None) -> None:
+        """The store holds this for sure, or nothing: changes below it are forgotten."""
+        self._base = base
+        self._replaced = None
+
+    @property
+    def stored(self) -> SnapshotHeader | None:
+        """The header that the store holds, as far as it is known here."""
+        return self._base.header if self._base else self._replaced
 
     def _window_of(self, state: StateMachine) -> WindowCopy:
         if self._window is None:
@@ -328,14 +358,31 @@ def _first_i64(hasher: blake3) -> int:
     return int.from_bytes(hasher.digest(8), "little", signed=True)
 
 
-def _changed_accounts(state: StateMachine, since: int) -> npt.NDArray[Any]:
-    """ACCOUNT [n] rising by id: what a command from sequence `since` on has changed."""
-    accounts = state.books.accounts
-    words = words_of(accounts)
-    first = np.uint64(since)
-    rows = np.empty((count_changed(words, state.accounts, first), words.shape[1]), np.uint64)
-    copy_changed(words, state.accounts, first, rows)
-    return rows.reshape(-1).view(ACCOUNT)
+class _RowCopies:
+    """Where rows are copied to during the stop; one taken state at a time uses it."""
+
+    def __init__(self) -> None:
+        self._accounts = sparse_array(_KEPT_ROWS, np.uint64, columns=ACCOUNT_BYTES // 8)
+        self._holds = sparse_array(_KEPT_ROWS, np.uint64, columns=HOLD_BYTES // 8)
+
+    def changed_accounts(self, state: StateMachine, since: int) -> npt.NDArray[Any]:
+        """ACCOUNT [n] rising by id: what a command from sequence `since` on has changed."""
+        words = words_of(state.books.accounts)
+        count = int(count_changed(words, state.accounts, np.uint64(since)))
+        copies = self._accounts
+        if count > len(copies):
+            copies = np.empty((count, copies.shape[1]), np.uint64)
+        copy_changed(words, state.accounts, np.uint64(since), copies)
+        return copies[:count].reshape(-1).view(ACCOUNT)
+
+    def hold_pool(self, state: StateMachine) -> npt.NDArray[Any]:
+        """HOLD [n]: the used slots of the pool, free ones among them."""
+        count = int(state.books.ledger[0]["used_hold_slots"])
+        copies = self._holds
+        if count > len(copies):
+            copies = np.empty((count, copies.shape[1]), np.uint64)
+        copies[:count] = words_of(state.books.holds)[1 : count + 1]
+        return copies[:count].reshape(-1).view(HOLD)
 
 
 def _compare_holds(
@@ -359,6 +406,8 @@ def _changed_segments(base: SnapshotBase | None, header: SnapshotHeader) -> list
     first, end = base.header.window_entries if base else 0, header.window_entries
     first = max(first, end - capacity)
     numbers: set[int] = set()
+    if first == end:
+        return []
     for at in range(first - first % SEGMENT_ENTRIES, end, SEGMENT_ENTRIES):
         numbers.add(max(at, first) % capacity // SEGMENT_ENTRIES)
         numbers.add((min(at + SEGMENT_ENTRIES, end) - 1) % capacity // SEGMENT_ENTRIES)

@@ -24,7 +24,7 @@ from cluster_core.replay import Replica
 from cluster_core.restore import Restorer
 from cluster_core.snapshot import SnapshotDelta, Snapshotter
 from tests.property.strategies import NS_PER_S
-from tests.property.test_snapshots import RandomLedger
+from tests.random_ledger import RandomLedger
 from tests.services import Postgres
 from tests.snapshot_rows import move, replica_of
 
@@ -90,8 +90,8 @@ class Saved:
     def save(self, commands: int = 300) -> SnapshotDelta:
         self.run(commands)
         delta = self.take()
-        assert self.store.save(delta) > 0
-        self.snapshotter.saved(delta)
+        self.store.save(delta)
+        self.snapshotter.go_on_from(delta.new_base)
         return delta
 
 
@@ -146,9 +146,9 @@ def test_a_delta_for_another_base_changes_nothing(address: Address) -> None:
     other.run(10)
     with pytest.raises(SnapshotMoved):
         other.store.save(other.take())
-    first = saved.snapshotter.base
+    first = saved.save().new_base
     saved.save()
-    saved.snapshotter.base = first
+    saved.snapshotter.go_on_from(first)
     saved.run(100)
     stale = saved.take()
     with pytest.raises(SnapshotMoved):
@@ -162,11 +162,10 @@ def test_a_delta_for_another_base_changes_nothing(address: Address) -> None:
 
 def test_a_learner_goes_on_from_what_another_one_saved(address: Address) -> None:
     saved = Saved(address)
-    saved.save()
-    late = Snapshotter(saved.replica, saved.snapshotter.base)
+    late = Snapshotter(saved.replica, saved.save().new_base)
     saved.save()
     saved.run(500)
-    late.base = saved.store.read_base()
+    late.go_on_from(saved.store.read_base())
     delta = late.take(1).finish()
     saved.store.save(delta)
     check_restored(saved)
@@ -228,6 +227,16 @@ def test_a_flipped_byte_of_a_window_segment_is_named(address: Address) -> None:
         address.sql("UPDATE window_segments SET data = set_byte(data, 99, get_byte(data, 99) # 1)")
     with pytest.raises(SnapshotDamaged, match="segment 0"):
         restore(saved.store)
+
+
+def test_a_whole_snapshot_replaces_whatever_rows_there_were(address: Address) -> None:
+    saved = Saved(address)
+    saved.save(1_000)
+    address.sql("UPDATE accounts SET posted = posted + 1 WHERE account_id = 7")
+    address.sql("DELETE FROM window_segments")
+    saved.snapshotter = Snapshotter(saved.replica, None, saved.store.newest())
+    saved.save()
+    check_restored(saved)
 
 
 def test_a_newer_format_is_refused(address: Address) -> None:

@@ -1,8 +1,5 @@
 """A chain of snapshots, restored at any point, is the state that it was taken of."""
 
-from random import Random
-from typing import Final
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,40 +8,9 @@ from hypothesis import strategies as st
 from cluster_core.batch import LedgerParameters
 from cluster_core.record import COMMAND
 from cluster_core.snapshot import SEGMENT_ENTRIES, Snapshotter
-from cluster_core.state_machine import StateMachine
-from tests.property.strategies import NS_PER_MS, NS_PER_S, first_commands, packed, random_batch
-from tests.reference import Command
+from tests.property.strategies import NS_PER_S, packed
+from tests.random_ledger import RandomLedger
 from tests.snapshot_rows import SnapshotRows, move, replica_of
-
-START_NS: Final = 1_700_000_000 * NS_PER_S
-
-
-class RandomLedger:
-    """A state machine that is fed random batches of all operations."""
-
-    def __init__(self, seed: int, parameters: LedgerParameters) -> None:
-        self.random = Random(seed)
-        self.machine = StateMachine(parameters, hash_seed=seed)
-        self.now_ns = START_NS
-        self.history: list[Command] = []
-        self.run(first_commands(40, amount=100_000))
-
-    def run(self, commands: list[Command]) -> None:
-        self.machine.apply(np.frombuffer(packed(commands), COMMAND), self.now_ns)
-
-    def run_some(self, count: int) -> list[Command]:
-        self.now_ns += self.random.randrange(NS_PER_S)
-        machine, newest_ms = self.machine, self.now_ns // NS_PER_MS + 1_000
-        batch = random_batch(
-            self.random,
-            count,
-            machine.accounts,
-            newest_ms,
-            self.history,
-            next_hold=machine.next_hold,
-        )
-        self.run(batch)
-        return batch
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -73,7 +39,7 @@ def test_a_chain_of_deltas_restores_to_the_same_state_and_goes_on_alike(
         assert delta.header.state_digest == ledger.machine.digest()
         if outcome == "saved":
             rows.save(delta)
-            snapshotter.saved(delta)
+            snapshotter.go_on_from(delta.new_base)
             restored = rows.restore(hash_seed=seed ^ 1)
             assert restored.state is not None
             assert restored.state.digest() == ledger.machine.digest()
@@ -105,7 +71,7 @@ def test_a_window_of_many_segments_is_saved_in_parts_and_restored_whole(
         move(replica, offset)
         delta = snapshotter.take(ledger.now_ns).finish()
         rows.save(delta)
-        snapshotter.saved(delta)
+        snapshotter.go_on_from(delta.new_base)
         state = rows.restore().state
         assert state is not None
         assert state.digest() == ledger.machine.digest()
