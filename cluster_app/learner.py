@@ -226,9 +226,14 @@ class Learner:
         return time.monotonic() >= self._next_s or 0 < commands <= made
 
     def _has_moved(self) -> bool:
-        """Whether the replica is beyond what is stored; another learner's may be ahead of it."""
+        """Whether the replica is beyond what is stored; another learner's may be ahead of it.
+
+        A snapshot that is to be replaced need only be reached.
+        """
         stored = self._snapshotter.stored
         offset = stored.position.next_offset if stored else 0
+        if stored is not None and not self._snapshotter.has_base:
+            offset -= 1
         return self._replica.state is not None and self._replica.position.next_offset > offset
 
     def _begin_save(self) -> None:

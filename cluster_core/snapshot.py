@@ -332,6 +332,11 @@ class Snapshotter:
         self._replaced = None
 
     @property
+    def has_base(self) -> bool:
+        """False when the next delta will be everything."""
+        return self._base is not None
+
+    @property
     def stored(self) -> SnapshotHeader | None:
         """The header that the store holds, as far as it is known here."""
         return self._base.header if self._base else self._replaced
