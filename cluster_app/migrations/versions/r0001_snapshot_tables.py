@@ -43,7 +43,7 @@ def upgrade() -> None:
         "account_id",
         "asset posted held floor ceiling version last_sequence credits_total debits_total state "
         "reference code open_holds opened_ns checksum",
-        fillfactor=80,
+        fillfactor=50,
     )
     _create(
         "holds",
