@@ -16,8 +16,8 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 ARGS ?=
 
-.PHONY: help setup setup-dev down-dev run-leader test check format proto bench bench-kafka mutation \
-    clean
+.PHONY: help setup setup-dev down-dev run-leader run-learner test check format proto bench \
+    bench-kafka mutation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ down-dev: $(DEV) ## Stop what setup-dev started; the data stay
 
 run-leader: $(RUNTIME) ## Run a leader; takes RINGLEDGER_* variables and ARGS="--flag value"
 	@exec $(RUN) cluster_app leader $(ARGS)
+
+run-learner: $(RUNTIME) ## Run a learner, which writes the snapshots; variables as above
+	@exec $(RUN) cluster_app learner $(ARGS)
 
 test: $(DEV) ## Run the tests; ARGS="-k name" picks some
 	$(RUN) pytest $(ARGS)
@@ -85,7 +88,7 @@ $(VENV)/bin/python:
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the program needs into $(VENV)"
 	@$(PIP_INSTALL) pip setuptools
-	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka]'
+	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --editable '.[kafka,postgres]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(RUNTIME)

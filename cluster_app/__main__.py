@@ -13,6 +13,7 @@ _USAGE = """usage: python -m cluster_app ROLE [flags]
 
 roles:
   leader   take commands, journal, apply and answer them
+  learner  follow the journal and keep a snapshot of it in SQLite or PostgreSQL
   audit    replay a journal and check it: digests, chain, sums; against the oracle if asked
   warmup   compile the kernels into the cache and leave
   measure  measure a part alone: `measure kernel`, `measure replay`
@@ -36,17 +37,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(role: str, arguments: list[str]) -> int:
     if role == "leader":
         from cluster_app.logs import configure_logs
-        from cluster_app.settings import read_settings
+        from cluster_app.settings import LeaderSettings, read_settings
 
-        settings = read_settings(role, arguments)
-        configure_logs(settings.log_level)
+        leading = read_settings(LeaderSettings, role, arguments)
+        configure_logs(leading.log_level)
         from cluster_app import leader
         from cluster_core.errors import RingledgerError
 
         try:
-            leader.run(settings)
+            leader.run(leading)
         except RingledgerError as error:
             print(f"ringledger leader: {error}", file=sys.stderr, flush=True)
+            return 1
+        return 0
+    if role == "learner":
+        from cluster_app.logs import configure_logs
+        from cluster_app.settings import LearnerSettings, read_settings
+
+        learning = read_settings(LearnerSettings, role, arguments)
+        configure_logs(learning.log_level)
+        from cluster_app import learner
+        from cluster_core.errors import RingledgerError
+
+        try:
+            learner.run(learning)
+        except RingledgerError as error:
+            print(f"ringledger learner: {error}", file=sys.stderr, flush=True)
             return 1
         return 0
     if role == "audit":

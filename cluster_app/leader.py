@@ -30,7 +30,9 @@ from cluster_app.errors import Fault, NotLeading
 from cluster_app.journals import open_journal
 from cluster_app.logs import ReplayProgress
 from cluster_app.memory import keep_freed_memory
+from cluster_app.recovery import recover
 from cluster_app.settings import LeaderSettings
+from cluster_app.snapshot_store import open_snapshots
 from cluster_core.batch import NO_LEADER, EpochStart
 from cluster_core.journal import Journal, JournalRecord
 from cluster_core.pipeline import Pipeline
@@ -87,8 +89,9 @@ async def lead(settings: LeaderSettings) -> None:
     opened = await asyncio.to_thread(open_journal, settings.journal, settings.kafka(), stop.is_set)
     with closing(opened) as journal:
         journal.prepare_writers(1)
-        # 2. the state: everything that the journal holds
-        replica = Replica(hash_seed=secrets.randbits(64))
+        # 2. the state: the newest snapshot, and the rest of the journal
+        store = open_snapshots(settings.snapshots_url()) if settings.snapshot else None
+        replica, _ = await asyncio.to_thread(recover, journal, store, stop.is_set)
         with closing(JournalFollower(journal, replica)) as follower:
             await asyncio.to_thread(_replay, journal, follower, stop.is_set)
             parameters = settings.parameters(replica.parameters)
@@ -157,7 +160,8 @@ async def _bind(settings: LeaderSettings) -> Service:
 
 def _replay(journal: Journal, follower: JournalFollower, stopping: Callable[[], bool]) -> None:
     end_offset = journal.end_offset()
-    progress = ReplayProgress(follower.replica.position.next_offset, end_offset)
+    position = follower.replica.position
+    progress = ReplayProgress(position.next_offset, end_offset, position.next_sequence)
 
     def told(replica: Replica) -> None:
         progress.update(replica.position.next_offset, replica.position.next_sequence)

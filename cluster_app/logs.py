@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from tqdm import tqdm
@@ -39,10 +39,11 @@ class ReplayProgress:
     Its length is in journal batches, its rate in commands.
     """
 
-    def __init__(self, first_offset: int, end_offset: int) -> None:
+    def __init__(self, first_offset: int, end_offset: int, first_sequence: int = 0) -> None:
         self._first_offset = first_offset
         self._end_offset = end_offset
         self._begun = self._said = time.monotonic()
+        self._first_sequence = first_sequence
         self._commands = 0
         self._bar = (
             tqdm(total=end_offset - first_offset, desc="replay", unit=" batches")
@@ -51,8 +52,8 @@ class ReplayProgress:
         )
 
     def update(self, offset: int, applied: int) -> None:
-        """Tell that everything below `offset` is applied: `applied` commands in all."""
-        self._commands = applied
+        """Tell that everything below `offset` and below sequence `applied` is applied."""
+        self._commands = applied - self._first_sequence
         now = time.monotonic()
         done = offset - self._first_offset
         if self._bar is not None:
@@ -83,3 +84,32 @@ class ReplayProgress:
 
     def _rate(self, now: float) -> float:
         return self._commands / max(now - self._begun, 1e-9)
+
+
+class RestoreProgress:
+    """A snapshot's rows as they come: a bar on a terminal, a line every 2 s elsewhere."""
+
+    def __init__(self) -> None:
+        self._begun = self._said = time.monotonic()
+        self._bar: Any = None
+
+    def update(self, rows: int, total_rows: int) -> None:
+        """Tell that `rows` of `total_rows` are restored."""
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total_rows, desc="restore", unit=" rows")
+            self._bar.update(rows - self._bar.n)
+        elif now - self._said >= LINE_INTERVAL_S:
+            self._said = now
+            structlog.get_logger().info(
+                "restoring",
+                rows=rows,
+                total_rows=total_rows,
+                seconds_left=round((now - self._begun) * (total_rows - rows) / max(rows, 1), 1),
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cluster_app.errors import UsageError
 from cluster_app.kafka_options import (
@@ -20,6 +20,7 @@ from cluster_app.kafka_options import (
 from cluster_core.batch import LedgerParameters
 
 _ENVIRONMENT_PREFIX: Final = "RINGLEDGER_"
+Settings = TypeVar("Settings", bound="NodeSettings")
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):(\d{1,5})")
 
 
@@ -28,8 +29,8 @@ def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
 
 
 @dataclass(frozen=True)
-class LeaderSettings:
-    """What `leader` takes. Durations are seconds; None leaves the choice to the ledger."""
+class NodeSettings:
+    """What every node takes: its journal, its snapshots, its log. Durations are seconds."""
 
     journal: str = _setting(
         "sqlite:///data/journal.db",
@@ -49,8 +50,80 @@ class LeaderSettings:
     kafka_wait_s: float = _setting(30.0, "how long a start waits for a broker that answers")
     snapshots: str = _setting(
         "",
-        "snapshot store; not used by this version: a start replays the whole journal",
+        "snapshot store: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE; "
+        "empty: sqlite:///data/snapshots.db, or beside another journal of that kind",
+        secret=True,
     )
+    snapshot: bool = _setting(True, "begin from the newest snapshot, not from the journal's start")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        self._check_seconds("kafka_wait_s")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise UsageError("--log-level must be debug, info, warning or error")
+        self.kafka()
+
+    def kafka(self) -> KafkaOptions:
+        """What a Kafka journal is opened with. Raises UsageError."""
+        if not 0 <= self.kafka_replication_factor <= 32_767:
+            raise UsageError("--kafka-replication-factor must be 0 to 32,767")
+        flag = "--kafka-properties"
+        properties = read_properties(flag, self.kafka_properties)
+        check_properties(flag, properties)
+        flag = "--kafka-topic-properties"
+        topic_properties = read_properties(flag, self.kafka_topic_properties)
+        check_topic_properties(flag, topic_properties)
+        return KafkaOptions(
+            properties, topic_properties, self.kafka_replication_factor, self.kafka_wait_s
+        )
+
+    def snapshots_url(self) -> str:
+        """The snapshot store's address: as set, or by the journal's name.
+
+        So that a learner and a leader of one journal find each other's, and those of two journals
+        don't: sqlite:///x/journal.db has sqlite:///x/snapshots.db, a Kafka topic T
+        sqlite:///data/T-snapshots.db.
+        """
+        if self.snapshots:
+            return self.snapshots
+        scheme, _, path = self.journal.partition(":///")
+        if scheme != "sqlite":
+            return f"sqlite:///data/{self.journal.rpartition('/')[2]}-snapshots.db"
+        folder, slash, name = path.rpartition("/")
+        stem, dot, suffix = name.rpartition(".")
+        stem, suffix = (stem, f".{suffix}") if dot else (name, "")
+        stem = "snapshots" if stem == "journal" else f"{stem}-snapshots"
+        return f"sqlite:///{folder}{slash}{stem}{suffix}"
+
+    def _check_seconds(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) <= 3_600:
+                raise UsageError(f"{_flag(name)} must be above 0 and at most 3600 seconds")
+
+
+@dataclass(frozen=True)
+class LearnerSettings(NodeSettings):
+    """What `learner` takes."""
+
+    snapshot_interval_s: float = _setting(60.0, "time between two snapshots")
+    snapshot_interval_commands: int = _setting(
+        0, "commands after which a snapshot is taken before its time; 0: never"
+    )
+    stop_timeout_s: float = _setting(30.0, "time for the last snapshot at a stop")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_seconds("stop_timeout_s")
+        if not 0.1 <= self.snapshot_interval_s <= 86_400:
+            raise UsageError("--snapshot-interval-s must be 0.1 to 86,400 seconds")
+        if not 0 <= self.snapshot_interval_commands < 1 << 62:
+            raise UsageError("--snapshot-interval-commands must be 0 or more")
+
+
+@dataclass(frozen=True)
+class LeaderSettings(NodeSettings):
+    """What `leader` takes. None leaves the choice to the ledger."""
+
     listen: str = _setting("127.0.0.1:9500", "HOST:PORT to serve on")
     advertise: str = _setting("", "HOST:PORT that others are told (default: --listen)")
     node_id: str = _setting("leader", "this node's name, in status and journal")
@@ -77,24 +150,21 @@ class LeaderSettings:
     hold_capacity: int | None = _setting(
         None, "open holds at most; fixed by the first start (2^22)"
     )
-    log_level: str = _setting("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("listen", "advertise"):
             if getattr(self, name):
                 split_address(getattr(self, name), name)
         if not 1 <= len(self.node_id.encode()) <= 255:
             raise UsageError("node-id must be 1 to 255 bytes")
-        for name in (
+        self._check_seconds(
             "takeover_deadline_s",
             "heartbeat_interval_s",
             "election_timeout_s",
             "drain_timeout_s",
             "append_timeout_s",
-            "kafka_wait_s",
-        ):
-            if not 0 < getattr(self, name) <= 3_600:
-                raise UsageError(f"{_flag(name)} must be above 0 and at most 3600 seconds")
+        )
         if self.heartbeat_interval_s * 2 > self.election_timeout_s:
             raise UsageError("--election-timeout-s must be at least twice --heartbeat-interval-s")
         if not 1 <= self.max_streams <= 1_000_000:
@@ -103,27 +173,10 @@ class LeaderSettings:
             raise UsageError("--max-in-flight must be 1 to 1,048,576 commands")
         if not 1_024 <= self.max_message_bytes <= 1 << 26:
             raise UsageError("--max-message-bytes must be 1,024 to 67,108,864")
-        if self.log_level not in ("debug", "info", "warning", "error"):
-            raise UsageError("--log-level must be debug, info, warning or error")
-        self.kafka()
         try:
             self.parameters(None)
         except ValueError as error:
             raise UsageError(str(error)) from None
-
-    def kafka(self) -> KafkaOptions:
-        """What a Kafka journal is opened with. Raises UsageError."""
-        if not 0 <= self.kafka_replication_factor <= 32_767:
-            raise UsageError("--kafka-replication-factor must be 0 to 32,767")
-        flag = "--kafka-properties"
-        properties = read_properties(flag, self.kafka_properties)
-        check_properties(flag, properties)
-        flag = "--kafka-topic-properties"
-        topic_properties = read_properties(flag, self.kafka_topic_properties)
-        check_topic_properties(flag, topic_properties)
-        return KafkaOptions(
-            properties, topic_properties, self.kafka_replication_factor, self.kafka_wait_s
-        )
 
     def parameters(self, ledger: LedgerParameters | None) -> LedgerParameters:
         """The ledger's parameters: its own, or those of a new one.
@@ -157,9 +210,12 @@ def split_address(address: str, name: str) -> tuple[str, int]:
 
 
 def read_settings(
-    program: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
-) -> LeaderSettings:
-    """Settings from flags and environment.
+    settings: type[Settings],
+    program: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """A program's settings from flags and environment.
 
     Raises UsageError for a value that can't be used; argparse itself ends on an unknown flag.
     """
@@ -169,7 +225,7 @@ def read_settings(
         epilog="Each flag is also an environment variable, RINGLEDGER_JOURNAL for --journal.",
     )
     secrets: dict[str, Any] = {}
-    for setting in fields(LeaderSettings):
+    for setting in fields(settings):
         text = environment.get(_ENVIRONMENT_PREFIX + setting.name.upper())
         default = setting.default if text is None else _parse(setting.name, setting.type, text)
         options: dict[str, Any] = {"default": default, "help": setting.metadata["help"]}
@@ -183,7 +239,7 @@ def read_settings(
             options["metavar"] = _metavar(setting.type)
             options["type"] = lambda text, setting=setting: _parse(setting.name, setting.type, text)
         parser.add_argument(_flag(setting.name), **options)
-    return LeaderSettings(**secrets | vars(parser.parse_args(arguments)))
+    return settings(**secrets | vars(parser.parse_args(arguments)))
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

@@ -3,11 +3,16 @@
 RingledgerError
 ├── InvalidCommands     a client's packed commands are structurally wrong (refused at ingress)
 ├── InvariantViolated   the program is wrong: stop, never limp on
-└── JournalError
-    ├── JournalFault    the journal's content can't be followed; names offset and what to do
-    ├── JournalRefused  not a journal of ours, or one that another program version wrote
-    ├── JournalStopped  the writer can append no more (foreign writer, disk full, closed)
-    └── OffsetTrimmed   the position asked for lies below the first kept offset
+├── JournalError
+│   ├── JournalFault    the journal's content can't be followed; names offset and what to do
+│   ├── JournalRefused  not a journal of ours, or one that another program version wrote
+│   ├── JournalStopped  the writer can append no more (foreign writer, disk full, closed)
+│   └── OffsetTrimmed   the position asked for lies below the first kept offset
+└── SnapshotError
+    ├── SnapshotDamaged   a row was changed, is missing or is too much; names it
+    ├── SnapshotMoved     another learner has saved a snapshot since this one's base
+    ├── SnapshotRefused   of another ledger, a newer format, or not what the journal says
+    └── StoreUnavailable  the store takes or gives nothing now: trying again may help
 """
 
 
@@ -46,3 +51,23 @@ class JournalStopped(JournalError):
 
 class OffsetTrimmed(JournalError):
     """The offset asked for was trimmed away."""
+
+
+class SnapshotError(RingledgerError):
+    """Root of what can go wrong between this process and its snapshots."""
+
+
+class SnapshotDamaged(SnapshotError):
+    """A snapshot's rows are not what was saved; the message names the first wrong one."""
+
+
+class SnapshotMoved(SnapshotError):
+    """The stored snapshot is no longer the base that a delta was made for."""
+
+
+class SnapshotRefused(SnapshotError):
+    """A snapshot that this program must not begin from; the message says what to do."""
+
+
+class StoreUnavailable(SnapshotError):
+    """The snapshot store can't be reached, or refused a transaction."""

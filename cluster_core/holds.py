@@ -10,7 +10,7 @@ by a seed of the process. Holds with a time are in a binary heap of slots, the e
 Pool order, buckets and heap are no part of the state: 72 bytes an open hold, all in all.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from numba.core import types
 
 from cluster_core.books import BOOKS, Books
 from cluster_core.compiled import array_type, called, inlined, kernel, prefetch
+from cluster_core.record import HOLD
 
 NO_SLOT: Final = 0
 
@@ -193,6 +194,24 @@ def close_hold(slot: int, books: Books) -> None:
     hold.next = state.free_hold_slot
     state.free_hold_slot = slot
     state.open_holds -= 1
+
+
+@kernel(types.void(array_type(HOLD, readonly=True), BOOKS))
+def enter_restored_holds(restored: npt.NDArray[Any], books: Books) -> None:
+    """Make HOLD [n <= capacity], rising by id, the open ones of an empty store."""
+    for row in range(restored.shape[0]):
+        source = restored[row]
+        slot = take_slot(books)
+        hold = books.holds[slot]
+        hold.hold_id = source.hold_id
+        hold.debit_account = source.debit_account
+        hold.credit_account = source.credit_account
+        hold.remaining = source.remaining
+        hold.expires_ns = source.expires_ns
+        hold.opened_sequence = source.opened_sequence
+        hold.code = source.code
+        hold.asset = source.asset
+        enter_hold(slot, books)
 
 
 @kernel(types.int64(types.uint64, BOOKS))

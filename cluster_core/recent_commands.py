@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba.core import types
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.compiled import array_type, inlined, sparse_array
+from cluster_core.compiled import array_type, inlined, kernel, prefetch, sparse_array
 from cluster_core.record import REPLY, ReplyFlag, Status
 
 NOT_FOUND: Final = -1
@@ -42,6 +42,9 @@ _VERSION_MASK: Final = np.uint64(0x00000000_0000F000)
 _VERSION_7: Final = np.uint64(0x00000000_00007000)
 _VARIANT_MASK: Final = np.uint64(0xC0000000_00000000)
 _VARIANT_RFC: Final = np.uint64(0x80000000_00000000)
+_FETCH_AHEAD: Final = 32
+"""Entries between the fetch of a place in the table and its use, when all are entered at once."""
+
 _MS_SHIFT: Final = np.uint64(16)
 """A UUIDv7's upper 48 bits are its milliseconds."""
 
@@ -280,3 +283,15 @@ def remember(
     window.fingerprints[slot] = fingerprint(words, row)
     _copy_reply(reply, window.replies[slot])
     state.window_entries += 1
+
+
+@kernel(types.void(RECENT_COMMANDS, types.int64))
+def enter_restored(window: RecentCommands, filled: int) -> None:
+    """Build the table of a window whose first `filled` slots were put in from a snapshot."""
+    ids, seed = window.ids, window.seed
+    for slot in range(filled):
+        ahead = min(slot + _FETCH_AHEAD, filled - 1)
+        soon = hash_id(ids[ahead, 0], ids[ahead, 1], seed)
+        prefetch(window.table, np.int64(soon >> window.shift))
+        hashed = hash_id(ids[slot, 0], ids[slot, 1], seed)
+        window.table[free_place(window, hashed)] = _word(hashed, slot)

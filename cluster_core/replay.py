@@ -30,7 +30,8 @@ class Replica:
     """A position in the journal and the state as of it.
 
     `state` is None until the first EPOCH_START has fixed the ledger's parameters. `ledger_id` is
-    the digest of the ledger's first batch. `leader` is the body of the newest counted EPOCH_START.
+    the digest of the ledger's first batch. `leader` is the body of the newest counted EPOCH_START,
+    `counted_offset` the offset of the newest counted record, -1 before the first.
     """
 
     def __init__(self, *, hash_seed: int = 0) -> None:
@@ -38,6 +39,7 @@ class Replica:
         self.state: StateMachine | None = None
         self.ledger_id = NO_LEDGER
         self.leader: EpochStart | None = None
+        self.counted_offset = -1
         self.skipped_records = 0
         self._hash_seed = hash_seed
         self._replies = np.zeros(MAX_MESSAGE_COMMANDS, REPLY)
@@ -68,6 +70,8 @@ class Replica:
             self._begin_epoch(EpochStart.unpack(record.value[HEADER_BYTES:]), header)
         elif header.kind is Kind.COMMANDS:
             self._apply(record.value, header)
+        if judgement.verdict is Verdict.COUNTS:
+            self.counted_offset = record.offset
         self.position = judgement.position
         return judgement
 

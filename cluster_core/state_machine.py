@@ -3,20 +3,18 @@
 Deterministic: the same batches give the same state on every node, however they were batched.
 """
 
-import struct
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.books import empty_books
+from cluster_core.books import Books, empty_books
 from cluster_core.chains import new_chain
 from cluster_core.compiled import records
 from cluster_core.holds import NO_SLOT, list_expired, slot_of_hold
 from cluster_core.kernel import apply_batch
-from cluster_core.recent_commands import empty_window
+from cluster_core.recent_commands import RecentCommands, empty_window
 from cluster_core.record import (
     DEFAULT_ASSET,
     DEFAULT_ASSET_DECIMALS,
@@ -27,11 +25,10 @@ from cluster_core.record import (
     MAX_MESSAGE_COMMANDS,
     REPLY,
 )
+from cluster_core.state_digest import add_rows, begin_digest, end_digest, open_holds_by_id
 from cluster_core.structure import find_malformed
 
 __all__ = ["StateMachine", "find_malformed"]
-
-_DIGEST_MAGIC: Final = b"RLSTATE1"
 
 
 class StateMachine:
@@ -157,47 +154,30 @@ class StateMachine:
         highest = int(self._ledger["highest_asset"][0])
         return [int(number) for number in self._assets["number"][: highest + 1] if number]
 
+    @property
+    def books(self) -> Books:
+        """Accounts, assets, holds and counters, for snapshots and readers; read them only."""
+        return self._books
+
+    @property
+    def window(self) -> RecentCommands:
+        """The window of recent commands, for snapshots; read it only."""
+        return self._window
+
     def digest(self) -> bytes:
         """BLAKE3 of the whole state, in the byte order that ARCHITECTURE.md fixes."""
-        state, parameters, window = self._ledger[0], self.parameters, self._window
+        ledger, window = self._ledger[0], self._window
+        hasher = begin_digest(self.parameters, ledger)
+        add_rows(hasher, self._accounts[1 : self.accounts + 1])
+        assets = self._assets[1 : int(ledger["highest_asset"]) + 1]
+        pool = self._holds[1 : int(ledger["used_hold_slots"]) + 1]
         filled = min(self.window_entries, len(window.ids))
-        highest = int(state["highest_asset"])
-        hasher = blake3(_DIGEST_MAGIC)
-        hasher.update(
-            struct.pack(
-                "<QQQQQQQQQ",
-                parameters.window_capacity,
-                parameters.id_ahead_ns,
-                parameters.account_capacity,
-                parameters.hold_capacity,
-                self.applied,
-                self.accounts,
-                highest,
-                self.next_hold,
-                self.window_entries,
-            )
+        return end_digest(
+            hasher,
+            assets,
+            open_holds_by_id(pool),
+            (window.ids[:filled], window.fingerprints[:filled], window.replies[:filled]),
         )
-        hasher.update(struct.pack(">QQ", int(state["evicted_high"]), int(state["evicted_low"])))
-        for rows in (
-            self._accounts[1 : self.accounts + 1],
-            self._assets[1 : highest + 1],
-            np.array([self.open_holds], "<u8"),
-            self._open_holds_by_id(),
-            window.ids[:filled],
-            window.fingerprints[:filled],
-            window.replies[:filled],
-        ):
-            hasher.update(rows.view(np.uint8).reshape(-1).data)
-        return hasher.digest()
-
-    def _open_holds_by_id(self) -> npt.NDArray[np.uint8]:
-        """The open holds' bytes without their links, u8 [n, 56], rising by id."""
-        used = self._holds[1 : int(self._ledger["used_hold_slots"][0]) + 1]
-        ids = used["hold_id"]
-        taken = np.flatnonzero(ids)
-        order = taken[np.argsort(ids[taken])]
-        packed = used.view(np.uint8).reshape(-1, HOLD.itemsize)
-        return np.ascontiguousarray(packed[order, :HOLD_STATE_BYTES])
 
 
 def _copy(rows: npt.NDArray[Any], index: int) -> np.void:

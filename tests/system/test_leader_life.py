@@ -297,8 +297,8 @@ def test_parameters_are_fixed_by_the_first_start(journal: str) -> None:
 
 def test_settings_come_from_the_environment_and_flags_win(tmp_path: Path) -> None:
     code = (
-        "from cluster_app.settings import read_settings\n"
-        "s = read_settings('leader', ['--node-id', 'flag'],"
+        "from cluster_app.settings import LeaderSettings, read_settings\n"
+        "s = read_settings(LeaderSettings, 'leader', ['--node-id', 'flag'],"
         " {'RINGLEDGER_NODE_ID': 'variable', 'RINGLEDGER_LISTEN': '127.0.0.1:1',"
         " 'RINGLEDGER_TAKEOVER': 'true'})\n"
         "print(s.node_id, s.listen, s.takeover)"

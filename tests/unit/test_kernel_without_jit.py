@@ -40,9 +40,11 @@ def compare() -> int:
     from cluster_core.batch import LedgerParameters
     from cluster_core.recent_commands import hash_id
     from cluster_core.record import COMMAND, Operation
+    from cluster_core.snapshot import Snapshotter
     from cluster_core.state_machine import StateMachine, find_malformed
     from tests.property.strategies import NS_PER_MS, packed, random_batch, symbol_number
     from tests.reference import Command, ReferenceLedger
+    from tests.snapshot_rows import SnapshotRows, replica_of
 
     assert isinstance(hash_id, FunctionType)
     parameters = LedgerParameters(64, id_ahead_ns=0, account_capacity=40, hold_capacity=20)
@@ -70,6 +72,11 @@ def compare() -> int:
         due.sort(key=lambda hold: (hold.expires_ns, hold.hold_id))
         expired = machine.expired_holds(now_ns, BATCH_COMMANDS).tolist()
         assert expired == [hold.hold_id for hold in due]
+    rows = SnapshotRows()
+    rows.save(Snapshotter(replica_of(machine), None).take(1).finish())
+    restored = rows.restore(hash_seed=1).state
+    assert restored is not None
+    assert restored.digest() == machine.digest()
     nothing = np.frombuffer(packed([Command()]), COMMAND)
     assert find_malformed(nothing, from_client=True) is not None
     return len(history)
