@@ -29,6 +29,9 @@ CLOCK_DIFFERENCE_NS_MAX = 5_000_000_000
 
 READ_BACK_TIMEOUT_S = 10.0
 _LOOK_S = 0.5
+FIRST_APPEND_TIMEOUT_S = 30.0
+"""A new producer may ask a frozen broker or two, six seconds each, before one answers."""
+
 STALL_TIMEOUT_S = 30.0
 """A journal that has records and gives none for so long can't be replayed."""
 
@@ -243,7 +246,7 @@ class _Candidacy:
 
     def _await_delivery(self, deliveries: Deliveries, give_up: float) -> Delivery:
         begun = time.monotonic()
-        give_up = max(give_up, begun + READ_BACK_TIMEOUT_S)
+        give_up = max(give_up, begun + FIRST_APPEND_TIMEOUT_S)
         while True:
             check_stop(self.stopping)
             try:
