@@ -213,8 +213,7 @@ class Learner:
             self._end_save()
         if self._saver.is_busy:
             return
-        self._snapshotter.keep_up()
-        if self._is_due():
+        if self._snapshotter.keep_up() and self._is_due():
             self._begin_save()
 
     def _is_due(self) -> bool:

@@ -57,6 +57,9 @@ _KEPT_ROWS: Final = 1 << 21
 """Copies of rows up to this many, 256 MB of accounts, use the same memory each time: taking new
 pages from the system costs as much as the copying."""
 
+_TOUCHED_ROWS: Final = 1 << 17
+"""Rows whose memory is taken at a time, 16 MB: some milliseconds."""
+
 _HEADER: Final = struct.Struct("<I32s4QQ16sQQqqqQ32sQQQQQ16s32s")
 
 
@@ -278,11 +281,18 @@ class Snapshotter:
         self._window: WindowCopy | None = None
         self._copies = _RowCopies()
 
-    def keep_up(self) -> None:
-        """Copy a part of what has entered the window: call it between batches."""
+    def keep_up(self) -> bool:
+        """Copy a part of what has entered the window; whether that was all: then `take` is short.
+
+        Call it between two reads of the journal.
+        """
         state = self.replica.state
-        if state is not None:
-            self._window_of(state).keep_up(state.window, state.window_entries, KEEP_UP_ENTRIES)
+        if state is None:
+            return True
+        self._copies.make_room(state.accounts)
+        window = self._window_of(state)
+        window.keep_up(state.window, state.window_entries, KEEP_UP_ENTRIES)
+        return window.entries == state.window_entries
 
     def take(self, now_ns: int) -> TakenState:
         """Copy what changed since the base. Raises InvariantViolated before the first epoch."""
@@ -367,8 +377,15 @@ class _RowCopies:
     """Where rows are copied to during the stop; one taken state at a time uses it."""
 
     def __init__(self) -> None:
+        self._touched = 0
         self._accounts = sparse_array(_KEPT_ROWS, np.uint64, columns=ACCOUNT_BYTES // 8)
         self._holds = sparse_array(_KEPT_ROWS, np.uint64, columns=HOLD_BYTES // 8)
+
+    def make_room(self, accounts: int) -> None:
+        """Take some of the memory for so many accounts before it is needed."""
+        end = min(accounts, self._touched + _TOUCHED_ROWS, len(self._accounts))
+        self._accounts[self._touched : end] = 0
+        self._touched = max(self._touched, end)
 
     def changed_accounts(self, state: StateMachine, since: int) -> npt.NDArray[Any]:
         """ACCOUNT [n] rising by id: what a command from sequence `since` on has changed."""

@@ -209,6 +209,7 @@ def test_sigterm_while_waiting_for_silence_leaves_the_journal_as_it_was(journal:
         before = opened.end_offset()
         with LeaderProcess(journal, "--election-timeout-s", "600") as waiting:
             assert waiting.process.stderr is not None
+            assert b"replaying from the journal's start" in waiting.process.stderr.readline()
             assert b"replayed" in waiting.process.stderr.readline()
             waiting.signal(signal.SIGTERM)
             code, log = waiting.wait_exit()
