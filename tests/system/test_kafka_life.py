@@ -374,6 +374,8 @@ def test_the_partitions_leader_may_die_or_freeze_under_load(
             else:
                 # no connection ends: only librdkafka's own timeout tells
                 broker.pause()
+                _goes_on(load, leader)
+                broker.resume()
             _end_and_check(load, leader, url, never="reported nothing")
 
 
