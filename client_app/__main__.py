@@ -2,9 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from client_app import bench
+
+_APPS: Final = {
+    "admin": "serve the console and the REST API",
+    "user": "serve people their own accounts",
+    "token": "print a token for the user app, for development",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "totals with the sums of the replies.",
         )
     )
-    return bench.run(parser.parse_args(arguments))
+    for name, about in _APPS.items():
+        commands.add_parser(name, help=about, add_help=False)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] and given[0] in _APPS:
+        # their packages are an extra, and their settings also come from the environment
+        try:
+            return _run_of(given[0])(given[1:])
+        except ModuleNotFoundError as error:
+            print(f"error: {error.name} isn't installed: the extra `apps` has it", file=sys.stderr)
+            return 1
+    return bench.run(parser.parse_args(given))
+
+
+def _run_of(name: str) -> Callable[[Sequence[str]], int]:
+    if name == "admin":
+        from client_app.admin import run
+    elif name == "user":
+        from client_app.user import run
+    else:
+        from client_app.user_tokens import run
+    return run
 
 
 if __name__ == "__main__":

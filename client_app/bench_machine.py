@@ -1,6 +1,7 @@
-"""What the bench suite runs: a leader of its own, bench, measure and ghz; and on which machine.
+"""What benchmarks run: a leader of their own, bench, measure and ghz; and on which machine.
 
-A leader's journal is SQLite's, in a folder under build/, or a new topic of a Kafka that runs.
+A leader's journal is SQLite's, in a folder under build/, or a new topic of a Kafka that runs. A
+`tree` is a checkout: this one, or another commit's that this one is compared with.
 """
 
 import argparse
@@ -38,10 +39,15 @@ _STOP_TIMEOUT_S: Final = 30.0
 _RUN_TIMEOUT_S: Final = 1_800.0
 _GO_TIMEOUT_S: Final = 600.0
 _DELETE_TIMEOUT_S: Final = 30.0
-_READY: Final = re.compile(r"ready (?:leader|echo) address=(\S+) epoch=\d+ applied=\d+")
+_READY: Final = re.compile(
+    r"ready (?:leader|echo) address=(\S+) epoch=\d+ applied=\d+(?: http=\S+)?"
+)
 _ERROR_CHARACTERS: Final = 2_000
 _KAFKA: Final = re.compile(r"kafka://[^/\s]+/[A-Za-z0-9._-]{1,200}")
 """A topic's name has 249 characters at most, and ours need some."""
+
+_CPU_CLOCK: Final = 2
+"""CPUCLOCK_SCHED of Linux: what all threads of a process have run, user and system."""
 
 _PACKAGES: Final = ("numpy", "numba", "blake3", "grpcio", "protobuf", "uvloop")
 
@@ -63,26 +69,37 @@ class Leader:
     ready_s: float
     command: str
 
-    def cpu_s(self) -> float:
-        """CPU seconds, user and system, of all its threads so far (proc(5), stat)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
 
-    def resident_mb(self) -> float:
-        """Resident memory in MB of 10^6 bytes (proc(5), status)."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        if match is None:
-            raise RunFailed("the leader's /proc status has no VmRSS")
-        return int(match[1]) * 1_024 / 1e6
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, of all threads of a process so far; OSError if it is gone.
+
+    Read from the process's own clock, in nanoseconds (clock_getcpuclockid(3)), as its line in
+    proc(5) counts in ticks of 10 ms: a short run would seem to cost nothing.
+    """
+    return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
+
+
+def resident_mb(pid: int, line: str = "VmRSS") -> float:
+    """Resident memory in MB of 10^6 bytes (proc(5), status); `VmHWM` is the most so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(rf"^{line}:\s+(\d+) kB$", status, re.MULTILINE)
+    if match is None:
+        raise RunFailed(f"the status of process {pid} has no {line}")
+    return int(match[1]) * 1_024 / 1e6
 
 
 @contextmanager
-def fresh_folder() -> Iterator[Path]:
-    """A folder under build/, relative to ROOT; removed afterwards."""
-    BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=BUILD) as folder:
-        yield Path(folder).relative_to(ROOT)
+def fresh_folder(tree: Path = ROOT) -> Iterator[Path]:
+    """A folder under the tree's build/, relative to the tree; removed afterwards."""
+    build = tree / BUILD.name
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as folder:
+        yield Path(folder).relative_to(tree)
 
 
 def read_journal(journal: str) -> str:
@@ -111,27 +128,27 @@ def fresh_journal(journal: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_leader(journal: str = SQLITE, flags: Sequence[str] = ()) -> Iterator[Leader]:
+def fresh_leader(
+    journal: str = SQLITE, flags: Sequence[str] = (), tree: Path = ROOT
+) -> Iterator[Leader]:
     """A leader on an empty journal, stopped cleanly afterwards. Raises RunFailed."""
-    with fresh_folder() as folder, fresh_journal(journal, folder) as url:
+    with fresh_folder(tree) as folder, fresh_journal(journal, folder) as url:
         arguments = ("--journal", url, "--listen", "127.0.0.1:0", *flags)
-        with _server(folder, ("cluster_app", "leader", *arguments)) as leader:
+        with _server(tree, folder, ("cluster_app", "leader", *arguments)) as leader:
             yield leader
 
 
 @contextmanager
 def fresh_echo() -> Iterator[Leader]:
     """A bare echo of the bank query in a leader's place. Raises RunFailed."""
-    with (
-        fresh_folder() as folder,
-        _server(folder, ("cluster_app", "measure", "echo", "--listen", "127.0.0.1:0")) as echo,
-    ):
+    arguments = ("cluster_app", "measure", "echo", "--listen", "127.0.0.1:0")
+    with fresh_folder() as folder, _server(ROOT, folder, arguments) as echo:
         yield echo
 
 
 @contextmanager
-def _server(folder: Path, arguments: tuple[str, ...]) -> Iterator[Leader]:
-    with (ROOT / folder / "leader.log").open("w") as log:
+def _server(tree: Path, folder: Path, arguments: tuple[str, ...]) -> Iterator[Leader]:
+    with (tree / folder / "leader.log").open("w") as log:
         start = time.perf_counter()
         process = subprocess.Popen(
             (sys.executable, "-m", *arguments),
@@ -139,7 +156,7 @@ def _server(folder: Path, arguments: tuple[str, ...]) -> Iterator[Leader]:
             stderr=log,
             text=True,
             env=_environment(),
-            cwd=ROOT,
+            cwd=tree,
         )
         try:
             address = _await_ready(process, log.name)
@@ -150,13 +167,13 @@ def _server(folder: Path, arguments: tuple[str, ...]) -> Iterator[Leader]:
             _end(process)
 
 
-def run_json(module: str, *arguments: str) -> tuple[str, dict[str, Any]]:
+def run_json(module: str, *arguments: str, tree: Path = ROOT) -> tuple[str, dict[str, Any]]:
     """Run `python -m module arguments --json`: its command line and the object of its last line.
 
     Raises RunFailed.
     """
     whole = (module, *arguments, "--json")
-    output = _run((sys.executable, "-m", *whole), _shown(whole))
+    output = _run((sys.executable, "-m", *whole), _shown(whole), tree)
     try:
         result: dict[str, Any] = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
@@ -298,13 +315,13 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
-def _run(command: Sequence[str], shown: str) -> str:
+def _run(command: Sequence[str], shown: str, tree: Path = ROOT) -> str:
     """Standard output of a program that must succeed."""
     try:
         done = subprocess.run(
             command,
             env=_environment(),
-            cwd=ROOT,
+            cwd=tree,
             capture_output=True,
             text=True,
             timeout=_RUN_TIMEOUT_S,

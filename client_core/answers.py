@@ -1,11 +1,34 @@
 """What `Ledger` answers: small values with exact decimal amounts."""
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
+from typing import Final
 
 from client_core.assets import Asset
 from client_core.records import AMOUNT_MAX, Reply, Status
 from proto import ledger_pb2
+
+_ACCOUNT: Final = struct.Struct("<qqqqQQqIH2xQQqII32x")
+"""posted, held, floor, ceiling, version, last_sequence, credits_total, asset, state, account_id,
+reference, opened_ns, code, open_holds (ACCOUNT in ARCHITECTURE.md)."""
+
+ACCOUNT_BYTES: Final = 128
+_ASSET_AT: Final = 56
+_DEBITS_LOCKED, _CREDITS_LOCKED, _CLOSED = 1, 2, 4
+
+if _ACCOUNT.size != ACCOUNT_BYTES:
+    raise ImportError("record layouts do not match the format")
+
+
+class AccountState(StrEnum):
+    """What `list_accounts` can be asked for: neither locked nor closed, locked, or closed."""
+
+    OPEN = "open"
+    LOCKED = "locked"
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +120,32 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountPage:
+    """Some accounts, rising by id. `next_after` begins the next page; 0: there is none.
+
+    With rare matches a page can be short, or empty, before the end.
+    """
+
+    accounts: tuple[Account, ...]
+    next_after: int
+    applied_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanges:
+    """What `watch` gives: accounts as they are after a change, in the order of the changes.
+
+    The first has all of the watched. All changes below `applied_sequence` have been given, apart
+    from those from `missed_from_sequence` on, where that is set: this watcher was too slow, or
+    another node had to be asked; then `accounts` has the state of all of them again.
+    """
+
+    accounts: tuple[Account, ...]
+    applied_sequence: int
+    missed_from_sequence: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenHold:
     """One open hold; `expires_ns` is ledger time, ns since the Unix epoch, 0 for never."""
 
@@ -141,9 +190,9 @@ class Totals:
         return sum(totals.open_holds for totals in self.assets)
 
 
-def read_account(answer: ledger_pb2.GetAccountResponse, asset: Asset) -> Account:
-    """The answer's account in the decimals of its asset."""
-    account, decimal = answer.account, asset.to_decimal
+def read_account(account: ledger_pb2.Account, asset: Asset, applied_sequence: int) -> Account:
+    """An answer's account in the decimals of its asset."""
+    decimal = asset.to_decimal
     return Account(
         account_id=account.account_id,
         asset=asset,
@@ -163,7 +212,41 @@ def read_account(answer: ledger_pb2.GetAccountResponse, asset: Asset) -> Account
         debits_locked=account.debits_locked,
         credits_locked=account.credits_locked,
         closed=account.closed,
-        applied_sequence=answer.applied_sequence,
+        applied_sequence=applied_sequence,
+    )
+
+
+def asset_number(record: bytes) -> int:
+    """The asset of a packed ACCOUNT; 0, for there is none, of a record that is all zeros."""
+    return int.from_bytes(record[_ASSET_AT : _ASSET_AT + 4], "little")
+
+
+def unpack_account(record: bytes, asset: Asset, applied_sequence: int) -> Account:
+    """A packed ACCOUNT, 128 bytes, in the decimals of its asset."""
+    fields = _ACCOUNT.unpack(record)
+    posted, held, floor, ceiling, version, last_sequence, credits_total, _, state = fields[:9]
+    account_id, reference, opened_ns, code, open_holds = fields[9:]
+    decimal: Callable[[int], Decimal] = asset.to_decimal
+    return Account(
+        account_id=account_id,
+        asset=asset,
+        posted=decimal(posted),
+        held=decimal(held),
+        available=decimal(posted - held - floor),
+        floor=decimal(floor),
+        ceiling=None if ceiling == AMOUNT_MAX else decimal(ceiling),
+        debits_total=decimal(credits_total - posted),
+        credits_total=decimal(credits_total),
+        version=version,
+        last_sequence=last_sequence,
+        reference=reference,
+        code=code,
+        opened_ns=opened_ns,
+        open_holds=open_holds,
+        debits_locked=bool(state & _DEBITS_LOCKED),
+        credits_locked=bool(state & _CREDITS_LOCKED),
+        closed=bool(state & _CLOSED),
+        applied_sequence=applied_sequence,
     )
 
 

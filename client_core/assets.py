@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
 from client_core.records import AMOUNT_MAX
@@ -21,6 +21,14 @@ _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]
 
 _SHOWN_CHARACTERS: Final = 40
 
+_PLAIN_DIGITS: Final = 18
+"""What has no more digits than this, with all decimals, is in range whatever they are."""
+
+_EXACT: Final = Context(prec=40)
+"""Of 64-bit amounts nothing is rounded in it, whatever the caller's own context is."""
+
+_U64_END: Final = 2**64
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -37,6 +45,17 @@ class Asset:
         that is not a number, has more decimals than the asset, exceeds 2^63 - 1 minor units, or is
         longer than 64 characters or digits.
         """
+        if type(amount) is str:
+            # nearly every text is plain: digits, and no more of them than the asset has decimals
+            whole, _, part = amount.partition(".")
+            if (
+                len(whole) + self.decimals <= _PLAIN_DIGITS
+                and len(part) <= self.decimals
+                and (whole + part).isdigit()
+                and amount.isascii()
+                and whole
+            ):
+                return int(whole + part.ljust(self.decimals, "0"))
         if isinstance(amount, bool) or not isinstance(amount, (Decimal, int, str)):
             raise TypeError(
                 f"an amount of {self.symbol} is a Decimal, int or str, not "
@@ -60,6 +79,8 @@ class Asset:
         """
         if isinstance(minor, bool) or not isinstance(minor, int):
             raise TypeError(f"minor units are an int, not {type(minor).__name__}")
+        if -_U64_END < minor < _U64_END:
+            return Decimal(minor).scaleb(-self.decimals, _EXACT)
         # built from its digits: arithmetic would round to the context's precision
         digits = tuple(map(int, str(abs(minor))))
         return Decimal((int(minor < 0), digits, -self.decimals))

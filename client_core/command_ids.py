@@ -2,7 +2,8 @@
 
 The ledger refuses an id more than a second ahead of it, and one older than what its window has
 let go; a wall clock that is off would run into either. So time is learned: on connect, and from
-each response. Between two observations the monotonic clock carries it on.
+each response. Between two observations the monotonic clock carries it on. A reply that refuses an
+id as in the future brings the estimate down at once.
 
 UUIDv7 (RFC 9562), 16 bytes big-endian:
   unix_ms 48 | version 4 = 7 | random 12 | variant 2 = 2 | counter 62
@@ -46,6 +47,8 @@ class LedgerClock:
         self._offset_ns = ledger_time_ns - now_ns
         self._window_end_ns = now_ns + _DRIFT_WINDOW_NS
         self._ahead_least_ns: int | None = None
+        self.times_down = 0
+        """How often it came down at once; ids then begin anew below earlier ones."""
 
     def now_ns(self) -> int:
         """The estimate for this moment."""
@@ -69,15 +72,33 @@ class LedgerClock:
             self._ahead_least_ns = None
             self._window_end_ns = now_ns + _DRIFT_WINDOW_NS
 
+    def come_down(self, ledger_time_ns: int) -> None:
+        """Learn from a response that refused an id as in the future: the estimate was ahead.
+
+        A new leader's clock may be behind the one before, and ledger time stood still between
+        them. A response that was long under way sets the estimate too low, until the next one.
+        """
+        now_ns = self._monotonic_ns()
+        if now_ns + self._offset_ns <= ledger_time_ns:
+            return
+        self._offset_ns = ledger_time_ns - now_ns
+        self._ahead_least_ns = None
+        self._window_end_ns = now_ns + _DRIFT_WINDOW_NS
+        self.times_down += 1
+
 
 class CommandIds:
-    """Ids that are unique, and rise within this object. For one thread."""
+    """Ids that are unique, and rise within this object while its clock doesn't come down.
+
+    For one thread.
+    """
 
     def __init__(self, clock: LedgerClock) -> None:
         self._clock = clock
         self._ms = -1
         self._high = 0
         self._counter = 0
+        self._times_down = clock.times_down
 
     def next_id(self) -> bytes:
         """One id, 16 bytes."""
@@ -90,8 +111,8 @@ class CommandIds:
         Both are integers read big-endian; the last 8 bytes rise by one from id to id.
         """
         ms = self._clock.now_ns() // _NS_PER_MS
-        if ms > self._ms:
-            self._ms = ms
+        if ms > self._ms or self._times_down != self._clock.times_down:
+            self._ms, self._times_down = ms, self._clock.times_down
             drawn_high, drawn_counter = _ID.unpack(os.urandom(16))
             self._high = ms << 16 | _VERSION | drawn_high & _RANDOM_HIGH_MASK
             self._counter = drawn_counter & _RANDOM_COUNTER_MASK

@@ -24,15 +24,23 @@ from google.protobuf.message import DecodeError
 
 from client_core.channel import get_status, open_channel
 from client_core.command_ids import CommandIds, LedgerClock
-from client_core.errors import OutcomeUnknown, StreamBusy, StreamClosed, Unavailable
+from client_core.errors import (
+    OutcomeUnknown,
+    StreamBusy,
+    StreamClosed,
+    Unauthenticated,
+    Unavailable,
+)
+from client_core.messages import STATUS_AT, check_message, is_linked, newest_sequence
 from client_core.records import (
     COMMAND_BYTES,
     MAX_MESSAGE_COMMANDS,
     REPLY_BYTES,
     Reply,
-    is_linked,
+    Status,
     unpack_replies,
 )
+from client_core.security import PLAIN, Security
 from client_core.stream_end import EndOfStream, StreamEnd
 from client_core.wire import read_response, submit_header
 
@@ -42,6 +50,8 @@ MAX_WAITING_COMMANDS: Final = 1 << 20
 
 _TIMER_GRAIN_S: Final = 0.01
 """Deadlines are looked at this often at most, so a call may end this much late."""
+
+_IN_FUTURE: Final = int(Status.COMMAND_ID_IN_FUTURE)
 
 _Future = asyncio.Future[Any]
 _Call = tuple[bytes, _Future, float, bool]
@@ -77,12 +87,21 @@ class CommandStream:
         max_in_flight_messages: int = 256,
         connect_timeout_s: float = 5.0,
         drain_timeout_s: float = 5.0,
+        security: Security = PLAIN,
+        clock: LedgerClock | None = None,
     ) -> None:
         if max_in_flight_commands < MAX_MESSAGE_COMMANDS:
             raise ValueError(f"max_in_flight_commands: give {MAX_MESSAGE_COMMANDS} at least")
         if max_in_flight_messages < 1:
             raise ValueError("max_in_flight_messages: give 1 at least")
         self.target = target
+        self.security = security
+        self.epoch = 0
+        """Of the node's newest status; it is the leader's own where the node leads."""
+        self.newest_sequence = -1
+        """The highest sequence answered on this stream; -1 before the first."""
+        self.answered_messages = 0
+        self._given_clock = clock
         self._deadline_s = deadline_s
         self._max_commands = max_in_flight_commands
         self._max_messages = max_in_flight_messages
@@ -101,13 +120,18 @@ class CommandStream:
     async def __aenter__(self) -> Self:
         """Connect and learn ledger time. Raises Unavailable when the node can't be reached."""
         self._loop = asyncio.get_running_loop()
-        self._channel = open_channel(self.target)
+        self._channel = open_channel(self.target, self.security)
         try:
-            status = await get_status(self._channel, self._connect_timeout_s)
+            status = await get_status(self._channel, self._connect_timeout_s, self.security)
         except BaseException:
             await self._channel.close()
             raise
-        self._clock = LedgerClock(status.ledger_time_ns)
+        self.epoch = status.epoch
+        if self._given_clock is None:
+            self._clock = LedgerClock(status.ledger_time_ns)
+        else:
+            self._clock = self._given_clock
+            self._clock.observe(status.ledger_time_ns)
         self.command_ids = CommandIds(self._clock)
         self._closed = False
         self._task = self._loop.create_task(self._run())
@@ -146,36 +170,34 @@ class CommandStream:
             raise ValueError(f"a command is {COMMAND_BYTES} bytes, this is {len(command)}")
         if is_linked(command):
             raise ValueError("a linked command alone: send the whole chain by submit_many")
-        return self._enqueue(command, 1, deadline_s, packed=False)
+        return self.enqueue(command, 1, self._deadline(deadline_s), packed=False)
 
     async def submit_many(self, packed: bytes, deadline_s: float | None = None) -> bytes:
         """Send 1 to 8,192 packed commands in one message, unsplit; their replies, packed.
 
         Raises as `submit` does.
         """
-        count, rest = divmod(len(packed), COMMAND_BYTES)
-        if rest or not 1 <= count <= MAX_MESSAGE_COMMANDS:
-            raise ValueError(
-                f"{len(packed)} bytes: give 1 to {MAX_MESSAGE_COMMANDS} commands of "
-                f"{COMMAND_BYTES} bytes"
-            )
-        # other callers' commands follow in the same message: a chain must not reach for them
-        if is_linked(packed[-COMMAND_BYTES:]):
-            raise ValueError("the last command is linked: a chain must end in its message")
-        replies: bytes = await self._enqueue(packed, count, deadline_s, packed=True)
+        count = check_message(packed)
+        replies: bytes = await self.enqueue(packed, count, self._deadline(deadline_s), packed=True)
         return replies
 
-    async def close(self) -> None:
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether something was sent and not answered yet."""
+        return bool(self._unanswered)
+
+    async def close(self, drain_timeout_s: float | None = None) -> None:
         """Take no more, give what is unanswered `drain_timeout_s`, and disconnect. Idempotent."""
         if self._closed and self._task.done():
             return
+        drain_s = self._drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._closed = True
         self._fail_waiting(_closed)
         self._wake_writer()
         hopeless = self._unanswered and not any(
             not future.done() for message in self._unanswered for _, future, _, _ in message.calls
         )
-        await asyncio.wait({self._task}, timeout=0 if hopeless else self._drain_timeout_s)
+        await asyncio.wait({self._task}, timeout=0 if hopeless else drain_s)
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -183,14 +205,17 @@ class CommandStream:
             self._timer.cancel()
         await self._channel.close()
 
-    def _enqueue(
-        self, commands: bytes, count: int, deadline_s: float | None, *, packed: bool
-    ) -> _Future:
+    def enqueue(
+        self, commands: bytes, count: int, deadline: float, *, packed: bool
+    ) -> "asyncio.Future[Any]":
+        """Put well-formed commands in line, unsplit, until `deadline` (loop time).
+
+        The future gets a Reply, or packed replies where `packed`. Raises StreamClosed, StreamBusy.
+        """
         if self._closed:
             raise StreamClosed("the stream is not open")
         if self._waiting_commands + count > MAX_WAITING_COMMANDS:
             raise StreamBusy(f"{self._waiting_commands} commands wait already: send fewer at once")
-        deadline = self._loop.time() + (self._deadline_s if deadline_s is None else deadline_s)
         future: _Future = self._loop.create_future()
         self._waiting.append((commands, future, deadline, packed))
         self._waiting_commands += count
@@ -199,6 +224,9 @@ class CommandStream:
         if self._idle is not None:
             self._wake_writer()
         return future
+
+    def _deadline(self, deadline_s: float | None) -> float:
+        return self._loop.time() + (self._deadline_s if deadline_s is None else deadline_s)
 
     # The writer
 
@@ -221,15 +249,16 @@ class CommandStream:
     async def _reconnect(self) -> bool:
         """Reach the node before anything is sent, so that a dead one costs no doubt."""
         try:
-            status = await get_status(self._channel, self._connect_timeout_s)
-        except Unavailable as error:
-            self._fail_waiting(partial(Unavailable, str(error)))
+            status = await get_status(self._channel, self._connect_timeout_s, self.security)
+        except (Unavailable, Unauthenticated) as error:
+            self._fail_waiting(partial(type(error), str(error)))
             return False
+        self.epoch = status.epoch
         self._clock.observe(status.ledger_time_ns)
         return True
 
     async def _run_stream(self) -> None:
-        call: Any = self._channel.stream_stream(SUBMIT_METHOD)()
+        call: Any = self._channel.stream_stream(SUBMIT_METHOD)(metadata=self.security.metadata)
         self._stream_over = False
         reader = self._loop.create_task(self._read(call, EndOfStream(call)))
         try:
@@ -330,7 +359,12 @@ class CommandStream:
             raise ValueError(f"{len(replies)} bytes of replies for {message.commands} commands")
         self._unanswered.popleft()
         self._in_flight_commands -= message.commands
+        if _IN_FUTURE in replies[STATUS_AT::REPLY_BYTES].tobytes():
+            self._clock.come_down(ledger_time_ns)
         self._clock.observe(ledger_time_ns)
+        self.answered_messages += 1
+        newest = newest_sequence(replies)
+        self.newest_sequence = max(self.newest_sequence, newest)
         if message.singles:
             for (_, future, _, _), reply in zip(
                 message.calls, unpack_replies(replies), strict=True

@@ -5,14 +5,20 @@ RingledgerClientError
 │   └── ChainRefused    all or nothing, and it was nothing; `index` is the command that failed
 ├── NotFound            a query named an account, open hold or asset that isn't there
 ├── InvalidRequest      structurally wrong, nothing was run: correct it, don't retry
+├── Unauthenticated     the node wants another token or certificate; nothing was run
+├── NotServed           the node doesn't know this query: it is older, or of another role
 ├── Retryable           surely not run: send it again with the same command id
 │   ├── NotLeader       this node doesn't lead; `leader` is who does, if known
 │   ├── Unavailable     the node can't be reached, or the stream ended before the command was sent
+│   │   └── Behind      a read: the node had not yet applied what was asked for
 │   ├── StreamBusy      waited past its deadline without being sent, or too many wait
 │   ├── StreamClosed    the stream was closed by its owner
 │   └── IdInFuture      its id is ahead of ledger time: wait a second first
 └── OutcomeUnknown      sent and not answered: send it again with the same command id
     └── OutcomeUnsettled    sending it again doesn't tell: ask history, or read the state
+
+`Client` retries by itself until its deadline: Retryable then says "surely not run, and no more
+time", OutcomeUnknown "it may have been run". Both keep what the last node said.
 
 On a stream a business outcome is a value, `Reply.status`; only what is listed here is raised.
 
@@ -75,7 +81,23 @@ class NotFound(RingledgerClientError):
 
 
 class InvalidRequest(RingledgerClientError):
-    """The node refused the message whole for its structure; none of it was run."""
+    """The node refused the message whole for its structure; none of it was run.
+
+    Of history: `reason` is BEYOND_HISTORY for a moment that it hasn't reached, NOT_KEPT for one
+    that it doesn't keep.
+    """
+
+    def __init__(self, why: str, reason: str = "") -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+class Unauthenticated(RingledgerClientError):
+    """The node wants a token or a certificate that this client doesn't have; nothing was run."""
+
+
+class NotServed(RingledgerClientError):
+    """The node doesn't know this query: its program is older, or its role another."""
 
 
 class Retryable(RingledgerClientError):
@@ -92,6 +114,10 @@ class NotLeader(Retryable):
 
 class Unavailable(Retryable):
     """The node could not be reached, or its stream ended before the command was sent."""
+
+
+class Behind(Unavailable):
+    """A read wanted a sequence that the node had not applied within the deadline."""
 
 
 class StreamBusy(Retryable):
@@ -118,6 +144,11 @@ class OutcomeUnknown(RingledgerClientError):
     def __init__(self, commands: bytes, why: str) -> None:
         super().__init__(f"outcome unknown: {why}")
         self.commands = commands
+
+    @property
+    def command_id(self) -> bytes:
+        """The id (16 bytes) of the first command in question: send that again with it."""
+        return self.commands[:_ID_BYTES]
 
     @property
     def command_ids(self) -> list[bytes]:

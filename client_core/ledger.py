@@ -5,47 +5,46 @@ A look-up finds an account's asset the first time it is named; assets of account
 they are remembered. What a look-up doesn't find is refused as the ledger would, without sending.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Protocol
 
-from client_core import queries, records
-from client_core.answers import (
-    Account,
-    LedgerReply,
-    OpenHold,
-    Totals,
-    read_account,
-    read_asset,
-    read_hold,
-    read_totals,
-)
+from client_core import records
+from client_core.answers import LedgerReply
 from client_core.assets import Amount, Asset
 from client_core.chains import check_chain
+from client_core.command_ids import CommandIds
 from client_core.command_stream import CommandStream
-from client_core.errors import NotFound, Refused, RingledgerClientError
+from client_core.errors import RingledgerClientError
+from client_core.ledger_queries import LedgerQueries, remember
+from client_core.messages import link
+from client_core.queries import NodeReader, Reader
 from client_core.records import (
     AMOUNT_MAX,
     COMMAND_BYTES,
     MAX_MESSAGE_COMMANDS,
-    U64_MAX,
     Operation,
+    Reply,
     Side,
     Status,
-    check_range,
     unpack_fields,
     unpack_replies,
 )
 
-REMEMBERED_MAX: Final = 1 << 17
-"""Accounts, and holds, whose asset is remembered: 20 MB at most; the oldest are forgotten first."""
 
-LOOK_UPS_AT_ONCE: Final = 64
-"""Queries under way for one `execute_all`."""
+class Commands(Protocol):
+    """Where commands go: one node's CommandStream, or a LeaderStream."""
+
+    command_ids: CommandIds
+
+    async def submit(self, command: bytes, deadline_s: float | None = None) -> Reply:
+        """One packed command."""
+
+    async def submit_many(self, packed: bytes, deadline_s: float | None = None) -> bytes:
+        """Packed commands in one message."""
 
 
-class Ledger:
+class Ledger(LedgerQueries):
     """Typed calls over one open CommandStream: `Ledger(stream)`. For one event loop.
 
     Every operation takes `command_id`, 16 bytes: draw one by `new_id` and give it again to repeat
@@ -56,11 +55,11 @@ class Ledger:
     """
 
     def __init__(self, stream: CommandStream, *, query_timeout_s: float = 5.0) -> None:
+        self._begin(stream, NodeReader(stream.channel, query_timeout_s, stream.security))
+
+    def _begin(self, stream: Commands, reader: Reader) -> None:
+        LedgerQueries.__init__(self, reader)
         self._stream = stream
-        self._query_timeout_s = query_timeout_s
-        self._assets: dict[int, Asset] = {}
-        self._account_assets: dict[int, int] = {}
-        self._hold_assets: dict[int, int] = {}
 
     def new_id(self) -> bytes:
         """A command id for one command: a UUIDv7 drawn from ledger time."""
@@ -90,7 +89,7 @@ class Ledger:
             self._id(command_id), asset=asset, reference=reference, code=code
         )
         reply = await self._execute(command, None)
-        _remember(self._account_assets, reply.entity, asset)
+        remember(self._account_assets, reply.entity, asset)
         return reply
 
     async def deposit(
@@ -145,7 +144,9 @@ class Ledger:
         command_id: bytes | None = None,
     ) -> LedgerReply:
         """Move money between two accounts; `balancing` moves what is available, up to it."""
-        asset = await self._asset_of(debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND)
+        asset = self._known_asset_of(debit_account) or await self._asset_of(
+            debit_account, Status.DEBIT_ACCOUNT_NOT_FOUND
+        )
         command = records.transfer(
             self._id(command_id),
             debit_account,
@@ -180,7 +181,7 @@ class Ledger:
             code=code,
         )
         reply = await self._execute(command, asset)
-        _remember(self._hold_assets, reply.entity, asset.number)
+        remember(self._hold_assets, reply.entity, asset.number)
         return reply
 
     async def capture(
@@ -284,7 +285,7 @@ class Ledger:
         if wrong:
             raise ValueError(f"a command is {COMMAND_BYTES} bytes, one of these is {wrong[0]}")
         await self._look_up(commands)
-        packed = records.link(commands) if atomic else b"".join(commands)
+        packed = link(commands) if atomic else b"".join(commands)
         answered = unpack_replies(await self._stream.submit_many(packed))
         numbers = self._assets_of(commands, answered)
         if set(numbers) - self._assets.keys() - {None}:
@@ -299,36 +300,13 @@ class Ledger:
             check_chain(packed, replies)
         return replies
 
-    # Queries
+    async def submit(self, command: bytes) -> Reply:
+        """Send one packed command until it is answered; its reply, refused or not, is the value.
 
-    async def account(self, account_id: int) -> Account:
-        """One account. Raises NotFound."""
-        check_range("account_id", account_id, 1, U64_MAX)
-        answer = await queries.get_account(self._stream.channel, account_id, self._query_timeout_s)
-        _remember(self._account_assets, account_id, answer.account.asset)
-        return read_account(answer, await self.asset(answer.account.asset))
-
-    async def hold_of(self, hold_id: int) -> OpenHold:
-        """One open hold. Raises NotFound, its reason telling "never opened" from "gone"."""
-        check_range("hold_id", hold_id, 1, U64_MAX)
-        answer = await queries.get_hold(self._stream.channel, hold_id, self._query_timeout_s)
-        _remember(self._hold_assets, hold_id, answer.hold.asset)
-        return read_hold(answer, await self.asset(answer.hold.asset))
-
-    async def totals(self) -> Totals:
-        """Sums and counts of every asset."""
-        answer = await queries.get_totals(self._stream.channel, self._query_timeout_s)
-        self._assets = {asset.asset: read_asset(asset) for asset in answer.assets}
-        return read_totals(answer)
-
-    async def asset(self, number: int) -> Asset:
-        """One registered asset, asked for only when it isn't known yet. Raises NotFound."""
-        if number not in self._assets:
-            await self.totals()
-        try:
-            return self._assets[number]
-        except KeyError:
-            raise NotFound("ASSET_NOT_FOUND", f"asset {number} is not registered") from None
+        `command` is one of `client_core.transfer` and its like. Nothing is looked up: amounts are
+        minor units, and what isn't there the ledger refuses. Raises the stream's errors.
+        """
+        return await self._stream.submit(command)
 
     # How they are carried out
 
@@ -338,65 +316,6 @@ class Ledger:
     async def _execute(self, command: bytes, asset: Asset | None) -> LedgerReply:
         reply = await self._stream.submit(command)
         return LedgerReply(reply.raise_for_status(command), asset)
-
-    async def _asset_of(self, account_id: int, missing: Status) -> Asset:
-        """The asset of an account. Raises Refused with the status `missing`."""
-        number = self._account_assets.get(account_id)
-        if number is not None:
-            return await self.asset(number)
-        try:
-            return (await self.account(account_id)).asset
-        except NotFound as error:
-            raise Refused(missing, None, str(error)) from None
-
-    async def _asset_of_hold(
-        self, hold_id: int, given: int | None, *, needed: bool
-    ) -> Asset | None:
-        """The asset of a hold, None if it can't be known and isn't needed.
-
-        The `given` number is believed only of a hold that is gone: of another asset, it would make
-        another amount. Raises Refused, and ValueError when it isn't the hold's.
-        """
-        number = self._hold_assets.get(hold_id)
-        try:
-            if number is None:
-                number = (await self.hold_of(hold_id)).asset.number
-        except NotFound as error:
-            if given is not None and error.reason == Status.HOLD_NOT_OPEN.name:
-                return await self.asset(given)
-            if not needed:
-                return None
-            missing = Status[error.reason]
-            raise Refused(missing, None, f"{error}; to send a command again give asset=") from None
-        if given not in (None, number):
-            raise ValueError(f"asset is {given}, but hold {hold_id} is of asset {number}")
-        return await self.asset(number)
-
-    async def _look_up(self, commands: Sequence[bytes]) -> None:
-        """Learn the assets of the accounts and holds that are named and exist already."""
-        accounts: set[int] = set()
-        holds: set[int] = set()
-        for command in commands:
-            fields = unpack_fields(command)
-            if fields.operation in (Operation.CAPTURE, Operation.RELEASE):
-                holds.add(fields.reference)
-            else:
-                accounts.add(fields.debit_account or fields.credit_account)
-        await self._each(self.account, accounts - self._account_assets.keys() - {0})
-        await self._each(self.hold_of, holds - self._hold_assets.keys() - {0})
-
-    async def _each(self, look_up: Callable[[int], Awaitable[Any]], ids: set[int]) -> None:
-        """Look all up, a limited number at a time; what is missing is left out."""
-        if ids and not self._assets:
-            await self.totals()
-
-        async def unless_missing(number: int) -> None:
-            with contextlib.suppress(NotFound):
-                await look_up(number)
-
-        ordered = sorted(ids)
-        for start in range(0, len(ordered), LOOK_UPS_AT_ONCE):
-            await asyncio.gather(*map(unless_missing, ordered[start : start + LOOK_UPS_AT_ONCE]))
 
     def _assets_of(
         self, commands: Sequence[bytes], replies: Sequence[records.Reply]
@@ -414,9 +333,9 @@ class Ledger:
                 number = self._account_assets.get(account)
             if reply.accepted and number is not None:
                 if fields.operation == Operation.CREATE_ACCOUNT:
-                    _remember(self._account_assets, reply.entity, number)
+                    remember(self._account_assets, reply.entity, number)
                 elif fields.operation == Operation.HOLD:
-                    _remember(self._hold_assets, reply.entity, number)
+                    remember(self._hold_assets, reply.entity, number)
             numbers.append(number)
         return numbers
 
@@ -431,9 +350,3 @@ def _positive(asset: Asset, amount: Amount) -> int:
 def _part(asset: Asset | None, amount: Amount | None) -> int:
     """A capture's or release's amount in minor units; 0, all that is held, for None."""
     return 0 if amount is None or asset is None else _positive(asset, amount)
-
-
-def _remember(table: dict[int, int], key: int, number: int) -> None:
-    if key not in table and len(table) >= REMEMBERED_MAX:
-        del table[next(iter(table))]
-    table[key] = number

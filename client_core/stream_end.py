@@ -17,11 +17,13 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from client_core.channel import denied_or_unavailable
 from client_core.errors import (
     InvalidRequest,
     NotLeader,
     OutcomeUnknown,
     RingledgerClientError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -51,6 +53,9 @@ class StreamEnd:
         """
         if self.reason == "NOT_LEADER":
             return NotLeader(self.metadata.get("leader", ""), str(self))
+        if self.reason == "STREAM_LIMIT" or self.is_denied:
+            # refused before anything was read
+            return self.error_for_unsent()
         if self.reason == "LEADERSHIP_LOST":
             not_run_from = self._number("not_run_from_message")
             if not_run_from is not None and message_index >= not_run_from:
@@ -67,7 +72,14 @@ class StreamEnd:
         """The error of a call that never left this process."""
         if self.reason in ("NOT_LEADER", "LEADERSHIP_LOST"):
             return NotLeader(self.metadata.get("leader", ""), str(self))
+        if self.is_denied:
+            return denied_or_unavailable(self.code, self.details)
         return Unavailable(f"the stream ended before this was sent: {self}")
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether the node let this client in at all."""
+        return isinstance(denied_or_unavailable(self.code, self.details), Unauthenticated)
 
     def _invalid(self, first_command: int, commands: bytes) -> Exception:
         """A message may hold many callers' commands: only the wrong one's caller is to blame."""

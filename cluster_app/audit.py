@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -34,6 +35,8 @@ from cluster_app.errors import Fault, UsageError
 from cluster_app.journals import open_journal
 from cluster_app.kafka_options import KafkaOptions, check_properties, read_properties
 from cluster_app.logs import ReplayProgress, configure_logs
+from cluster_app.recovery import recover
+from cluster_app.snapshot_store import open_snapshots
 from cluster_core.batch import CHAIN_START, HEADER_BYTES, Kind, open_batch
 from cluster_core.journal import Journal, JournalRecord
 from cluster_core.reader_rule import Verdict
@@ -54,6 +57,11 @@ from cluster_core.state_machine import StateMachine
 DIGEST_INTERVAL_BATCHES: Final = 256
 """Batches between two comparisons of digests, which take the oracle long."""
 
+_OTHER_AUDITS: Final = (
+    (("--at-sequence", "--at-time"), "audit_moment"),
+    (("--against",), "audit_against"),
+)
+
 
 @dataclass(frozen=True)
 class AuditSettings:
@@ -63,6 +71,7 @@ class AuditSettings:
     reference: bool = False
     chain: bytes | None = None
     kafka: KafkaOptions = field(default_factory=KafkaOptions)
+    snapshots: str = field(default="", repr=False)
 
 
 class Difference(Fault):
@@ -79,23 +88,25 @@ def main(arguments: Sequence[str]) -> int:
     Returns 0 when all is sound. Raises Fault or a JournalError, naming the offset, when it is
     not, and UsageError.
     """
+    for flags, module in _OTHER_AUDITS:
+        if any(argument.partition("=")[0] in flags for argument in arguments):
+            return int(import_module(f"cluster_app.{module}").main(arguments))
     settings = read_settings(arguments)
     configure_logs("info")
     oracle = import_oracle() if settings.reference else None
     check_not_empty(settings.journal)
     with closing(open_journal(settings.journal, settings.kafka, create=False)) as journal:
         end_offset = journal.end_offset()
-        if journal.start_offset() > 0:
-            raise Fault(
-                f"the journal begins at offset {journal.start_offset()}: what was trimmed can't "
-                "be audited"
-            )
+        begun = begin(journal, settings)
+        first_offset = begun.position.next_offset
         replica = (
-            replay(journal, end_offset) if oracle is None else compare(journal, end_offset, oracle)
+            replay(journal, begun, end_offset)
+            if oracle is None
+            else compare(journal, end_offset, oracle)
         )
     if replica.state is None:
         raise Fault(f"no ledger begins in this journal of {end_offset} records, up to its end")
-    print(describe(replica, replica.state))
+    print(describe(replica, replica.state, first_offset))
     faults = check_books(replica.state)
     if faults:
         raise Fault(f"books as of journal offset {end_offset - 1}: {'; '.join(faults)}")
@@ -116,6 +127,8 @@ def read_settings(arguments: Sequence[str]) -> AuditSettings:
     parser = argparse.ArgumentParser(
         prog="python -m cluster_app audit",
         description="Replay a whole journal and check it. Exit code 0 only if all is sound.",
+        epilog="`--at-sequence N` or `--at-time NS` rebuilds the state of a moment and compares it "
+        "with `--history URL`; `--against FOLDER` compares two versions of the program.",
     )
     parser.add_argument(
         "--journal",
@@ -134,6 +147,13 @@ def read_settings(arguments: Sequence[str]) -> AuditSettings:
         type=_chain,
         help="the chain that the journal must end with, as an earlier audit or the status told it",
     )
+    parser.add_argument(
+        "--snapshots",
+        metavar="URL",
+        default="",
+        help="begin with this store's snapshot, not with the journal's start: for a journal that "
+        "was trimmed",
+    )
     flag = "--kafka-properties"
     parser.add_argument(
         flag,
@@ -147,7 +167,11 @@ def read_settings(arguments: Sequence[str]) -> AuditSettings:
     text = getattr(given, "kafka_properties", os.environ.get("RINGLEDGER_KAFKA_PROPERTIES", ""))
     properties = read_properties(flag, text)
     check_properties(flag, properties)
-    return AuditSettings(given.journal, given.reference, given.chain, KafkaOptions(properties))
+    if given.reference and given.snapshots:
+        raise UsageError("--reference needs the journal from its start: leave --snapshots out")
+    return AuditSettings(
+        given.journal, given.reference, given.chain, KafkaOptions(properties), given.snapshots
+    )
 
 
 def _chain(text: str) -> bytes:
@@ -179,11 +203,11 @@ def import_oracle() -> ModuleType:
     return reference
 
 
-def describe(replica: Replica, state: StateMachine) -> str:
+def describe(replica: Replica, state: StateMachine, first_offset: int) -> str:
     """What the journal holds, one `name=value` or one asset a line; amounts in minor units."""
     position = replica.position
     lines = [
-        f"offsets=0..{position.next_offset - 1}",
+        f"offsets={first_offset}..{position.next_offset - 1}",
         f"skipped_records={replica.skipped_records}",
         f"ledger_id={replica.ledger_id.hex()}",
         f"epoch={position.epoch}",
@@ -206,10 +230,29 @@ def describe(replica: Replica, state: StateMachine) -> str:
     return "\n".join(lines)
 
 
-def replay(journal: Journal, end_offset: int) -> Replica:
-    """A replica of everything below `end_offset`. Raises JournalFault with the offset."""
-    replica = Replica(hash_seed=secrets.randbits(64))
-    progress = ReplayProgress(0, end_offset)
+def begin(journal: Journal, settings: AuditSettings) -> Replica:
+    """Where the audit begins: an empty replica, or the snapshot's if one is named.
+
+    Raises Fault for a trimmed journal without one, and what `recover` raises.
+    """
+    if settings.snapshots:
+        replica, base = recover(journal, open_snapshots(settings.snapshots), lambda: False)
+        if base is None:
+            raise Fault("the store that --snapshots names has no snapshot")
+        return replica
+    start = journal.start_offset()
+    if start > 0:
+        raise Fault(
+            f"the journal begins at offset {start}: what was trimmed can't be audited. Name the "
+            "snapshot store with --snapshots to check its snapshot and the rest"
+        )
+    return Replica(hash_seed=secrets.randbits(64))
+
+
+def replay(journal: Journal, replica: Replica, end_offset: int) -> Replica:
+    """Take everything below `end_offset`. Raises JournalFault with the offset."""
+    position = replica.position
+    progress = ReplayProgress(position.next_offset, end_offset, position.next_sequence)
 
     def told(replica: Replica) -> None:
         progress.update(replica.position.next_offset, replica.position.next_sequence)
@@ -244,7 +287,7 @@ def _compare(
     progress = ReplayProgress(0, end_offset)
     batches = 0
     try:
-        for record in _read_all(journal, end_offset):
+        for record in read_all(journal, end_offset):
             counted = replica.take(record).verdict is Verdict.COUNTS
             if replica.state is not None and comparison is None:
                 comparison = Comparison(replica.state, oracle)
@@ -260,7 +303,8 @@ def _compare(
     return replica
 
 
-def _read_all(journal: Journal, end_offset: int) -> Iterator[JournalRecord]:
+def read_all(journal: Journal, end_offset: int) -> Iterator[JournalRecord]:
+    """The records from the journal's first one on, below an offset. Raises Fault."""
     offset = 0
     with closing(journal.reader(offset)) as reader:
         while offset < end_offset:
@@ -298,7 +342,7 @@ class Comparison:
         except Exception as error:
             raise self._difference(record.offset, f"the oracle failed: {error!r}") from error
         if replies.tobytes() != expected:
-            raise self._difference(record.offset, _reply_difference(commands, replies, expected))
+            raise self._difference(record.offset, reply_difference(commands, replies, expected))
         return True
 
     def check_state(self, offset: int) -> None:
@@ -343,28 +387,32 @@ class Comparison:
         return "state digest: the assets or the window of recent command ids differ"
 
 
-def _reply_difference(
-    commands: npt.NDArray[Any], replies: npt.NDArray[Any], expected_bytes: bytes
+def reply_difference(
+    commands: npt.NDArray[Any],
+    replies: npt.NDArray[Any],
+    expected_bytes: bytes,
+    other: str = "oracle",
 ) -> str:
+    """The first reply and field that differ from what `other` gave."""
     if len(expected_bytes) != replies.nbytes:
-        return f"the oracle gives {len(expected_bytes)} bytes of replies, not {replies.nbytes}"
+        return f"the {other} gives {len(expected_bytes)} bytes of replies, not {replies.nbytes}"
     expected = np.frombuffer(expected_bytes, REPLY)
     rows = [array.view(np.uint8).reshape(-1, REPLY_BYTES) for array in (replies, expected)]
     index = int(np.flatnonzero((rows[0] != rows[1]).any(axis=1))[0])
     operation = Operation(int(commands[index]["operation"])).name
     return (
         f"command {index} ({operation}), sequence {replies[index]['sequence']}, "
-        f"reply's {_field_difference(replies[index], expected[index])}"
+        f"reply's {_field_difference(replies[index], expected[index], other)}"
     )
 
 
-def _field_difference(record: Any, expected: Any) -> str:
+def _field_difference(record: Any, expected: Any, other: str = "oracle") -> str:
     for name in record.dtype.names:
         found, wanted = int(record[name]), int(expected[name])
         if found != wanted:
             if name == "status":
-                return f"field status: kernel {_status(found)}, oracle {_status(wanted)}"
-            return f"field {name}: kernel {found}, oracle {wanted}"
+                return f"field status: kernel {_status(found)}, {other} {_status(wanted)}"
+            return f"field {name}: kernel {found}, {other} {wanted}"
     return "reserved bytes"
 
 

@@ -61,7 +61,7 @@ def check_books(state: StateMachine) -> list[str]:
     Nothing may be applied meanwhile.
     """
     # An audit must not ask the code that it audits: it reads the arrays.
-    books = state._books
+    books = state.books
     accounts = books.accounts[1 : state.accounts + 1]
     used = books.holds[1 : int(books.ledger["used_hold_slots"][0]) + 1]
     slots = np.flatnonzero(used["hold_id"] != 0) + 1

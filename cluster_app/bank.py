@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from cluster_app.ingress import Ingress
 from cluster_app.rpc import Context, Refusal, not_parsed
+from cluster_app.state_view import StateView
 from cluster_core.record import (
     AMOUNT_MAX,
     COMMAND_FIELDS,
@@ -24,7 +25,6 @@ from cluster_core.record import (
     Operation,
     Status,
 )
-from cluster_core.state_machine import StateMachine
 from proto import balance_pb2
 
 COMMAND_SERVICE: Final = "gc.garcol.bank.proto.BalanceCommandService"
@@ -34,19 +34,30 @@ _NO_ID: Final = bytes(16)
 _REPLY: Final = struct.Struct("<QQqqqHHI")
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
-_WORDS: Final = {
-    Operation.CREATE_ACCOUNT: "Create balance",
-    Operation.DEPOSIT: "Deposit",
-    Operation.WITHDRAW: "Withdraw",
-    Operation.TRANSFER: "Transfer",
+DONE_TEXTS: Final = {
+    Operation.CREATE_ACCOUNT: "0::Create balance success",
+    Operation.DEPOSIT: "0::Deposit success",
+    Operation.WITHDRAW: "0::Withdraw success",
+    Operation.TRANSFER: "0::Transfer success",
 }
-_FAILURES: Final = {
-    Status.AMOUNT_NOT_POSITIVE: "Amount must be greater than 0",
-    Status.SAME_ACCOUNT: "FromId and ToId must be different",
-    Status.INSUFFICIENT_FUNDS: "Insufficient balance",
-    Status.BALANCE_OVERFLOW: f"Balance would exceed {AMOUNT_MAX}",
-    Status.ACCOUNT_CAPACITY_REACHED: "No more balances can be created",
+"""Of a command that was done; a create's ends with `::` and the new id."""
+
+REFUSED_TEXTS: Final = {status: f"{_BAD_REQUEST}::{status.name}" for status in Status} | {
+    status: f"{_BAD_REQUEST}::{text}"
+    for status, text in (
+        (Status.AMOUNT_NOT_POSITIVE, "Amount must be greater than 0"),
+        (Status.SAME_ACCOUNT, "FromId and ToId must be different"),
+        (Status.INSUFFICIENT_FUNDS, "Insufficient balance"),
+        (Status.BALANCE_OVERFLOW, f"Balance would exceed {AMOUNT_MAX}"),
+        (Status.ACCOUNT_CAPACITY_REACHED, "No more balances can be created"),
+        (Status.DEBIT_ACCOUNT_NOT_FOUND, "Balance {debit} not found"),
+        (Status.CREDIT_ACCOUNT_NOT_FOUND, "Balance {credit} not found"),
+    )
 }
+"""Of a refused one; `{debit}` and `{credit}` stand for account numbers."""
+
+NOT_FOUND_TEXT: Final = f"{_NOT_FOUND}::Balance {{id}} not found"
+"""Of a query."""
 _TOO_MUCH: Final = f"Amount must be at most {AMOUNT_MAX}"
 
 CORRELATION_ID_MAX: Final = 4_096
@@ -99,14 +110,11 @@ class BankCodec:
         _, entity, _, _, _, status, _, _ = _REPLY.unpack_from(replies)
         if status == Status.OK:
             created = f"::{entity}" if operation is Operation.CREATE_ACCOUNT else ""
-            return _result(0, f"0::{_WORDS[operation]} success{created}", correlation_id)
-        if status == Status.DEBIT_ACCOUNT_NOT_FOUND:
-            text = f"Balance {debit} not found"
-        elif status == Status.CREDIT_ACCOUNT_NOT_FOUND:
-            text = f"Balance {credit} not found"
-        else:
-            text = _FAILURES.get(Status(status)) or Status(status).name
-        return _result(_BAD_REQUEST, f"{_BAD_REQUEST}::{text}", correlation_id)
+            return _result(0, DONE_TEXTS[operation] + created, correlation_id)
+        text = REFUSED_TEXTS[Status(status)]
+        if "{" in text:
+            text = text.format(debit=debit, credit=credit)
+        return _result(_BAD_REQUEST, text, correlation_id)
 
     def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
         """Without ids nothing may be sent again unless surely nothing was run."""
@@ -155,8 +163,9 @@ class BankCommandService:
 class BankQueryService:
     """`gc.garcol.bank.proto.BalanceQueryService`."""
 
-    def __init__(self, state: StateMachine) -> None:
-        self._state = state
+    def __init__(self, view: StateView) -> None:
+        self._view = view
+        self._decimals: dict[int, int] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Handlers for a server."""
@@ -168,33 +177,40 @@ class BankQueryService:
     async def send_query(self, _: Any, context: Context) -> None:
         """Answer each query of one stream in order, before the next is read."""
         while (request := await context.read()) is not grpc.aio.EOF:
-            try:
-                query = balance_pb2.BalanceQuery.FromString(request)
-            except DecodeError:
-                await not_parsed(balance_pb2.BalanceQuery).abort(context)
-            await context.write(self._answer(query))
+            await context.write(await self.answer(request, context))
 
-    def _answer(self, request: balance_pb2.BalanceQuery) -> bytes:
+    async def answer(self, serialized: bytes, context: Context) -> bytes:
+        """The answer to one query, both serialized."""
+        try:
+            request = balance_pb2.BalanceQuery.FromString(serialized)
+        except DecodeError:
+            await not_parsed(balance_pb2.BalanceQuery).abort(context)
         result = balance_pb2.BalanceQueryResult()
         if not request.HasField("singleBalanceQuery"):
             result.baseResult.code = _BAD_REQUEST
             result.baseResult.message = "Invalid query"
             return result.SerializeToString()
         query = request.singleBalanceQuery
-        account = self._state.account(query.id)
+        account, _ = await self._view.read(lambda: self._view.reader.account(query.id), context)
         if account is None:
             result.baseResult.code = _NOT_FOUND
-            result.baseResult.message = f"{_NOT_FOUND}::Balance {query.id} not found"
+            result.baseResult.message = NOT_FOUND_TEXT.format(id=query.id)
             result.baseResult.correlationId = query.correlationId
             return result.SerializeToString()
-        asset = self._state.asset(int(account["asset"]))
         single = result.singleBalanceResult
         single.id = query.id
         single.amount = max(int(account["posted"]), 0)
-        single.precision = int(asset["decimals"]) if asset is not None else 0
+        single.precision = await self._precision(int(account["asset"]), context)
         single.active = not int(account["state"]) & AccountState.CLOSED
         single.correlationId = query.correlationId
         return result.SerializeToString()
+
+    async def _precision(self, asset: int, context: Context) -> int:
+        """Decimals of an asset, which never change."""
+        if asset not in self._decimals:
+            assets, _ = await self._view.read(self._view.reader.assets, context)
+            self._decimals[asset] = int(assets["decimals"][asset])
+        return self._decimals[asset]
 
 
 if _REPLY.size != REPLY_BYTES:

@@ -5,7 +5,18 @@ Exit (SystemExit is left to the interpreter)
 ├── UsageError   exit code 2: a flag, variable or address is wrong
 ├── NotLeading   exit code 3: somebody else leads, or this leader was deposed
 └── Fault        exit code 1: the journal, the disk or the port doesn't allow going on
+    ├── JournalSilent    the journal takes or tells nothing now: a node goes on waiting
+    └── ClockOff         this machine's clock is not the journal's: a standby goes on waiting
+
+Below the core's own errors (`cluster_core/errors.py`):
+
+JournalFault
+└── JournalUnreachable   the journal doesn't answer now: trying again may help
+StoreUnavailable
+└── StoreRefuses         the store answers and refuses: trying again hardly helps
 """
+
+from cluster_core.errors import JournalFault, StoreUnavailable
 
 
 class Exit(Exception):
@@ -24,6 +35,14 @@ class Fault(Exit):
     """Something outside, or a journal whose state is doubtful: stop, never limp on."""
 
 
+class JournalSilent(Fault):
+    """The journal takes no append, or doesn't answer, just now."""
+
+
+class ClockOff(Fault):
+    """This machine's clock is too far off the journal's to lead."""
+
+
 class UsageError(Exit):
     """The settings can't be used as they are."""
 
@@ -34,3 +53,11 @@ class NotLeading(Exit):
     """Another leader lives, or took the epoch."""
 
     exit_code = 3
+
+
+class JournalUnreachable(JournalFault):
+    """The journal doesn't answer just now; nothing is known to be wrong with it."""
+
+
+class StoreRefuses(StoreUnavailable):
+    """The store was reached, and refuses this user, database or file."""

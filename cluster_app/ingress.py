@@ -37,31 +37,44 @@ class StreamCodec(Codec, Protocol):
 
 
 class Ingress:
-    """The leader's command side. `engine` is None while this node doesn't lead."""
+    """A node's command side: it refuses commands, naming the leader, until it is told to lead."""
 
     def __init__(self, *, max_in_flight: int, max_streams: int) -> None:
-        self.engine: Engine | None = None
-        self.leader = ""
+        self._engine: Engine | None = None
+        self._leader = ""
         self._max_in_flight = max_in_flight
         self._max_streams = max_streams
-        self._routes: set[StreamRoute] = set()
+        self._routes: dict[StreamRoute, None] = {}  # in order of opening
+
+    def lead(self, engine: Engine, address: str) -> None:
+        """Commands go to this engine from now on; `address` is this node's own."""
+        self._engine, self._leader = engine, address
+
+    def follow(self, leader: str) -> None:
+        """Commands are refused from now on; `leader` is the address that leads, "" for none."""
+        self._engine, self._leader = None, leader
+
+    @property
+    def open_streams(self) -> int:
+        """Command streams that are open now."""
+        return len(self._routes)
 
     async def serve_stream(self, context: Context, codec: StreamCodec) -> None:
         """Serve one bidirectional command stream to its end."""
-        if self.engine is None or not self.engine.accepting:
-            await not_leader(self.leader).abort(context)
+        if self._engine is None or not self._engine.accepting:
+            await not_leader(self._leader).abort(context)
             return
         if len(self._routes) >= self._max_streams:
-            await _too_many_streams(self._max_streams).abort(context)
+            await too_many_streams(self._max_streams).abort(context)
             return
         route = StreamRoute(context, codec, self._max_in_flight)
-        self._routes.add(route)
+        self._routes[route] = None
         try:
-            await self._read_stream(context, codec, route, self.engine)
+            await self._read_stream(context, codec, route, self._engine)
             await route.drained()
         finally:
             route.close()
-            self._routes.discard(route)
+            self._routes.pop(route, None)
 
     async def _read_stream(
         self,
@@ -72,39 +85,54 @@ class Ingress:
     ) -> None:
         index = 0
         while (request := await context.read()) is not grpc.aio.EOF and not route.over:
-            decoded = codec.decode(request, index)
+            decoded = self.judge(codec, request, index)
             if isinstance(decoded, tuple):
                 packed, token = decoded
-                count = len(packed) // COMMAND_BYTES
-                if count <= self._max_in_flight:
-                    route.taken(count)
-                    await engine.submit(packed, route, token)
-                    await route.room()
-                else:
-                    decoded = _over_limit(count, self._max_in_flight, index)
-            if isinstance(decoded, bytes):
+                route.taken(len(packed) // COMMAND_BYTES)
+                await engine.submit(packed, route, token)
+                await route.room()
+            elif isinstance(decoded, bytes):
                 route.send(decoded, 0)
                 await route.room()
-            elif isinstance(decoded, Refusal):
+            else:
                 route.end(decoded)
                 return
             index += 1
+
+    def judge(
+        self, codec: StreamCodec, request: Any, index: int
+    ) -> tuple[bytes | memoryview, Any] | bytes | Refusal:
+        """What request `index` of a stream is: as in StreamCodec, within this node's limits."""
+        decoded = codec.decode(request, index)
+        if isinstance(decoded, tuple):
+            count = len(decoded[0]) // COMMAND_BYTES
+            if count > self._max_in_flight:
+                return _over_limit(count, self._max_in_flight, index)
+        return decoded
+
+    def pack(self, commands: Any, *, atomic: bool = False) -> bytes | Refusal:
+        """Typed commands as one message, as one chain when `atomic`; or why they can't be run."""
+        try:
+            if len(commands) > self._max_in_flight:
+                return _over_limit(len(commands), self._max_in_flight, 0)
+            packed = pack_commands(commands, atomic=atomic)
+            read_message(packed)
+        except InvalidCommands as error:
+            return _invalid(error, 0)
+        return packed
 
     async def execute(
         self, context: Context, commands: Any, *, atomic: bool = False
     ) -> tuple[np.ndarray[Any, Any], int]:
         """Run typed commands as one message, as one chain when `atomic`: (REPLY [n], time)."""
-        engine = self.engine
+        engine = self._engine
         if engine is None or not engine.accepting:
-            await not_leader(self.leader).abort(context)
+            await not_leader(self._leader).abort(context)
             raise AssertionError("abort raises")
-        try:
-            if len(commands) > self._max_in_flight:
-                await _over_limit(len(commands), self._max_in_flight, 0).abort(context)
-            packed = pack_commands(commands, atomic=atomic)
-            read_message(packed)
-        except InvalidCommands as error:
-            await _invalid(error, 0).abort(context)
+        packed = self.pack(commands, atomic=atomic)
+        if isinstance(packed, Refusal):
+            await packed.abort(context)
+            raise AssertionError("abort raises")
         route = CallRoute()
         await engine.submit(packed, route)
         try:
@@ -112,7 +140,7 @@ class Ingress:
         except asyncio.CancelledError:
             if route.fate is None:
                 raise
-            await _lost(0, int(route.fate is Fate.UNKNOWN), route.reason).abort(context)
+            await commands_lost(0, int(route.fate is Fate.UNKNOWN), route.reason).abort(context)
         return np.frombuffer(replies, REPLY), ledger_time_ns
 
     def end_streams(self, reason: str) -> None:
@@ -141,7 +169,7 @@ class NativeCodec:
 
     def lost(self, answered: int, not_run_from: int, reason: str) -> Refusal:
         """Callers retry with the same ids: exactly once through a change of leaders."""
-        return _lost(answered, not_run_from, reason)
+        return commands_lost(answered, not_run_from, reason)
 
 
 class CommandService:
@@ -198,7 +226,8 @@ def _invalid(error: InvalidCommands, message: int) -> Refusal:
     )
 
 
-def _too_many_streams(limit: int) -> Refusal:
+def too_many_streams(limit: int) -> Refusal:
+    """As many command streams are open as there may be."""
     return Refusal(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         f"{limit} command streams are open, which is the limit: share one, or try again later",
@@ -217,7 +246,10 @@ def _over_limit(count: int, limit: int, message: int) -> Refusal:
     )
 
 
-def _lost(answered: int, not_run_from: int, reason: str) -> Refusal:
+def commands_lost(answered: int, not_run_from: int, reason: str) -> Refusal:
+    """The leadership has ended: messages below `answered` have their reply, those from
+    `not_run_from` on did nothing, the outcome between is unknown.
+    """
     unknown = not_run_from - answered
     known = "nothing more of this stream was run" if not unknown else "their outcome is unknown"
     return Refusal(

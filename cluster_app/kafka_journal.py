@@ -8,6 +8,7 @@ long to wait is the engine's decision (`append_timeout_s`).
 Threads: librdkafka's own, and one of Python's a writer, which sleeps in `Producer.poll`.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -26,22 +27,31 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from cluster_app.errors import UsageError
+from cluster_app.errors import JournalUnreachable, UsageError
 from cluster_app.kafka_options import (
     MESSAGE_BYTES_MIN,
     KafkaOptions,
     check_properties,
     read_url,
 )
-from cluster_app.kafka_topic import REQUEST_TIMEOUT_S, ClientErrors, Topic, open_topic
+from cluster_app.kafka_topic import (
+    PARTITION_UNREACHABLE,
+    REQUEST_TIMEOUT_S,
+    ClientErrors,
+    Topic,
+    open_topic,
+)
 from cluster_core.errors import JournalFault, JournalStopped, OffsetTrimmed
-from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord
+from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord, check_trim
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a closing writer waits for what is in flight before it gives it up."""
 
 END_TIMEOUT_S: Final = 10.0
 """How long the end of the log is asked for: a partition's own election takes seconds."""
+
+END_WHEN_STOPPING_S: Final = 2.0
+"""Likewise by a node that was asked to stop."""
 
 GONE_AFTER_S: Final = 5.0
 """A topic that is denied for so long is gone: a broker may know a new one only after a moment."""
@@ -113,6 +123,7 @@ class KafkaJournal:
         check_properties("--kafka-properties", options.properties)
         self.url: Final = url
         self._errors = ClientErrors()
+        self._stopping = stopping
         self._properties: Final = dict(options.properties)
         self._fixed: Final[dict[str, Any]] = {
             "error_cb": self._errors,
@@ -127,15 +138,15 @@ class KafkaJournal:
         self._closed = False
 
     def start_offset(self) -> int:
-        """The first kept offset. Raises JournalFault when no broker answers."""
+        """The first kept offset. Raises JournalUnreachable when no broker answers for 10 s."""
         return self._watermarks()[0]
 
     def end_offset(self) -> int:
-        """The offset after the newest record on all in-sync replicas. Raises JournalFault."""
+        """The offset after the newest record on all in-sync replicas. Raises JournalUnreachable."""
         return self._watermarks()[1]
 
     def reader(self, offset: int) -> "KafkaReader":
-        """A reader from `offset`. Raises OffsetTrimmed beyond the end, JournalFault."""
+        """A reader from `offset`. Raises OffsetTrimmed beyond the end, JournalUnreachable."""
         end = self.end_offset()
         if offset > end:
             raise OffsetTrimmed(f"offset {offset} is beyond the end {end} of {self.url}")
@@ -162,6 +173,29 @@ class KafkaJournal:
         with self._lock:
             producer = self._spares.popleft() if self._spares else self._producer()
         return KafkaWriter(producer, self._topic.name, on_delivery)
+
+    def trim(self, below_offset: int) -> None:
+        """Move the log's start; brokers delete whole segments below it in their own time.
+
+        Raises ValueError beyond the end, JournalFault when the brokers refuse or don't answer.
+        """
+        start, end = self._watermarks()
+        check_trim(below_offset, end)
+        if below_offset <= start:
+            return
+        partition = TopicPartition(self._topic.name, 0, below_offset)
+        admin = self._client(AdminClient)
+        [asked] = admin.delete_records(
+            [partition], operation_timeout=END_TIMEOUT_S, request_timeout=END_TIMEOUT_S
+        ).values()
+        try:
+            asked.result(2 * END_TIMEOUT_S)
+        except (KafkaException, TimeoutError) as error:
+            reason = _text(error.args[0]) if error.args else "no answer"
+            raise JournalFault(
+                f"{self.url}: records below offset {below_offset} were not deleted: {reason}: "
+                "look at the brokers, and whether this user may delete from the topic"
+            ) from None
 
     def _producer(self) -> Producer:
         # one request, perhaps of two batches, must fit the topic's limit
@@ -211,15 +245,28 @@ class KafkaJournal:
                     )
                 if found is not None:
                     return found
-                reason = "no answer"
+                reason, passes = "no answer", True
             except KafkaException as error:
                 reason = _text(error.args[0])
+                passes = error.args[0].code() in PARTITION_UNREACHABLE
                 denied = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
                 if denied and time.monotonic() - asked > GONE_AFTER_S:
                     raise JournalFault(f"{self.url}: the topic is gone: {reason}") from None
-            if time.monotonic() - asked > END_TIMEOUT_S:
-                raise JournalFault(f"{self.url}: the end of the log is unknown: {reason}")
+                if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                    self._refresh_metadata()
+            limit_s = END_WHEN_STOPPING_S if self._stopping() else END_TIMEOUT_S
+            if time.monotonic() - asked > limit_s:
+                kind = JournalUnreachable if passes else JournalFault
+                raise kind(f"{self.url}: the end of the log is unknown: {reason}")
             time.sleep(_POLL_S)
+
+    def _refresh_metadata(self) -> None:
+        """Ask brokers for the topic anew.
+
+        What one told while it started, a topic without partitions, is kept for minutes otherwise.
+        """
+        with self._lock, contextlib.suppress(KafkaException):
+            self._consumer.list_topics(self._topic.name, REQUEST_TIMEOUT_S)
 
 
 class KafkaWriter:
@@ -229,7 +276,7 @@ class KafkaWriter:
     """
 
     def __init__(self, producer: Producer, topic: str, on_delivery: DeliveryCallback) -> None:
-        self._producer = producer
+        self._producer: Producer | None = producer
         self._topic = topic
         self._on_delivery = on_delivery
         self._sent = 0
@@ -242,10 +289,11 @@ class KafkaWriter:
     def append(self, value: bytes) -> None:
         """Hand one value to the producer. Raises JournalStopped once closed or refused."""
         with self._lock:
-            if self._closed.is_set():
+            producer = self._producer
+            if self._closed.is_set() or producer is None:
                 raise JournalStopped("the journal writer is closed")
             try:
-                self._producer.produce(
+                producer.produce(
                     self._topic, value, partition=0, on_delivery=partial(self._report, self._sent)
                 )
             except (KafkaException, BufferError) as error:
@@ -254,25 +302,36 @@ class KafkaWriter:
 
     def purge(self) -> None:
         """Drop what is not confirmed yet; each is reported as an error."""
-        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        with self._lock:
+            if self._producer is not None:
+                self._producer.purge(in_queue=True, in_flight=True, blocking=False)
 
     def close(self) -> None:
-        """Wait up to 5 s for what is in flight, report the rest as errors. Idempotent."""
+        """Wait up to 5 s for what is in flight, report the rest as errors, and disconnect.
+
+        Idempotent.
+        """
         with self._lock:
             self._closed.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _run(self) -> None:
+        producer = self._producer
+        if producer is None:
+            return
         try:
             while not self._closed.is_set():
-                self._producer.poll(_POLL_S)
+                producer.poll(_POLL_S)
         finally:
             # Also after a callback that raised: nobody would ever report again.
             self._closed.set()
-            if self._producer.flush(CLOSE_TIMEOUT_S):
-                self._producer.purge()
-                self._producer.flush(CLOSE_TIMEOUT_S)
+            if producer.flush(CLOSE_TIMEOUT_S):
+                producer.purge()
+                producer.flush(CLOSE_TIMEOUT_S)
+            # its threads and connections end with its last reference, and callers may keep this
+            with self._lock:
+                self._producer = None
 
     def _report(self, index: int, error: KafkaError | None, message: Message) -> None:
         if index != self._reported:
@@ -367,7 +426,8 @@ class KafkaReader:
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
             # a broker that has just come back may know the topic only a moment later
-            self._journal._watermarks()
+            with contextlib.suppress(JournalUnreachable):
+                self._journal._watermarks()
         if code in (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION):
             raise JournalFault(f"{url}: offset {self._offset} is damaged: {_text(error)}")
         if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):

@@ -63,6 +63,7 @@ class KafkaOptions:
 
     `properties` go to librdkafka as they are. `replication_factor` 0 means 3, or as many as there
     are brokers. `topic_properties` are set when the topic is created and checked ever after.
+    `wait_s` 0 means as long as it takes until a broker answers.
     With `create` False an absent topic is refused.
     """
 

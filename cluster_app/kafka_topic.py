@@ -1,5 +1,6 @@
 """The journal's topic: found, or created, and refused when it could lose or reorder history."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,11 +21,12 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.25
 _REACH_S: Final = 1.0
 _SAY_FIRST_S: Final = 1.0
+_UNTRUSTED: Final = "certificate"
 _SAY_EVERY_S: Final = 5.0
 REPLICAS_MAX: Final = 3
 """Copies that a new topic gets where nothing else is set and that many brokers live."""
 
-_UNREACHABLE: Final = frozenset(
+UNREACHABLE: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._RESOLVE,
@@ -41,6 +43,18 @@ _UNREACHABLE: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
+"""Errors that pass once the brokers are up; all others are refusals."""
+
+PARTITION_UNREACHABLE: Final = UNREACHABLE | {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
+"""Likewise for requests to the one broker that leads the partition."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class ClientErrors:
 
 
 class _Wait:
-    """The wait for a broker: ends at a deadline, a refused login or a stop."""
+    """The wait for a broker: ends at a deadline if there is one, a refused login or a stop."""
 
     def __init__(
         self, url: str, wait_s: float, errors: ClientErrors, stopping: Callable[[], bool]
@@ -84,7 +98,7 @@ class _Wait:
         self._wait_s = wait_s
         self._errors = errors
         self._stopping = stopping
-        self._deadline = time.monotonic() + wait_s
+        self._deadline = time.monotonic() + (wait_s or math.inf)
         self._say_at = time.monotonic() + _SAY_FIRST_S
 
     def check(self, failure: str) -> None:
@@ -99,17 +113,22 @@ class _Wait:
                 "--kafka-properties"
             )
         if now > self._deadline:
+            properties = "--kafka-properties"
+            if _UNTRUSTED in str(reason):  # librdkafka has two texts, one without a hint
+                properties += ", where ssl.ca.location names who signed the broker's certificate"
             raise JournalFault(
                 f"{self._url}: no broker answered for {self._wait_s:g} s ({reason}): start Kafka, "
-                "or check the address and --kafka-properties"
+                f"or check the address and {properties}"
             )
         if now > self._say_at:
             self._say_at = now + _SAY_EVERY_S
+            left_s = self._deadline - now
             structlog.get_logger().warning(
                 "journal_unreachable",
                 journal=self._url,
                 reason=reason,
-                seconds_left=round(self._deadline - now, 1),
+                retry_in_s=_RETRY_S,
+                **({} if math.isinf(left_s) else {"seconds_left": round(left_s, 1)}),
             )
 
 
@@ -123,7 +142,7 @@ def open_topic(
 ) -> Topic:
     """Find or create the topic and check it; tries for `options.wait_s` to reach a broker.
 
-    `errors` is the `error_cb` of `admin`. Raises JournalFault when no broker answered,
+    `errors` is the `error_cb` of `admin`. Raises JournalFault when none answered for so long,
     JournalRefused for a topic that is no journal's and for a refused login, Stopped when
     `stopping` says so.
     """
@@ -139,7 +158,7 @@ def open_topic(
             failure = "the topic has just been created"
         except KafkaException as error:
             failure = _reason(error)
-            if _code(error) not in _UNREACHABLE:
+            if _code(error) not in UNREACHABLE:
                 raise JournalRefused(f"{url}: {failure}") from None
         except TimeoutError:
             failure = "no answer"

@@ -16,21 +16,28 @@ from typing import Final
 import structlog
 
 from cluster_app.election import JournalFollower
-from cluster_app.errors import Stopped
+from cluster_app.http_side import http_side
 from cluster_app.journals import open_journal
+from cluster_app.lag import LagWatch
+from cluster_app.learner_service import LearnerService
 from cluster_app.logs import ReplayProgress
 from cluster_app.memory import keep_freed_memory
-from cluster_app.recovery import check_history, recover
+from cluster_app.metrics import NodeMetrics, SnapshotMetrics
+from cluster_app.recovery import check_history, read_base, recover, recover_overtaken
+from cluster_app.retry import Retry, patiently
 from cluster_app.settings import LearnerSettings
 from cluster_app.snapshot_store import SnapshotStore, open_snapshots
-from cluster_core.errors import SnapshotMoved, SnapshotRefused, StoreUnavailable
+from cluster_core.errors import (
+    OffsetTrimmed,
+    SnapshotMoved,
+    SnapshotRefused,
+    StoreUnavailable,
+)
 from cluster_core.journal import Journal
+from cluster_core.replay import Replica
 from cluster_core.snapshot import SnapshotBase, SnapshotDelta, Snapshotter, TakenState
 
 _READ_TIMEOUT_S: Final = 0.05
-_RETRY_FIRST_S: Final = 0.5
-_RETRY_MAX_S: Final = 30.0
-"""A store that takes nothing is tried again after the first time, then less and less often."""
 
 
 def run(settings: LearnerSettings) -> None:
@@ -40,56 +47,33 @@ def run(settings: LearnerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     store = open_snapshots(settings.snapshots_url())
-    with closing(open_journal(settings.journal, settings.kafka(), stop.is_set)) as journal:
-        snapshotter = _begin(journal, store, stop, from_snapshot=settings.snapshot)
-        Learner(settings, journal, store, snapshotter).learn(stop)
+    metrics = NodeMetrics("learner", settings.node_id)
+    metrics.health.not_ready("waiting for the journal")
+    with (
+        http_side(settings, metrics.registry, metrics.health) as http_address,
+        closing(LearnerService(settings)) as service,
+        closing(open_journal(settings.journal, settings.kafka(), stop.is_set)) as journal,
+    ):
+        metrics.health.not_ready("replaying")
+        snapshotter = patiently(
+            lambda: _begin(journal, store, stop.is_set, from_snapshot=settings.snapshot),
+            stop.is_set,
+            metrics.health,
+        )
+        learner = Learner(settings, journal, store, snapshotter, service, metrics, http_address)
+        learner.learn(stop)
 
 
 def _begin(
-    journal: Journal, store: SnapshotStore, stop: threading.Event, *, from_snapshot: bool
+    journal: Journal, store: SnapshotStore, stopping: Callable[[], bool], *, from_snapshot: bool
 ) -> Snapshotter:
-    """`recover`, again and again while the store can't be reached.
-
-    Without `from_snapshot` what is stored is replaced, as soon as replay is beyond it.
-    """
-    retry = Retry()
-    while not stop.is_set():
-        try:
-            if from_snapshot:
-                return Snapshotter(*recover(journal, store, stop.is_set))
-            stored = store.newest()
-            if stored is not None:
-                check_history(journal, stored)
-            return Snapshotter(*recover(journal, None, stop.is_set), replaced=stored)
-        except StoreUnavailable as error:
-            retry.failed()
-            structlog.get_logger().warning(
-                "the snapshot store can't be read", error=str(error), retry_in_s=retry.wait_s
-            )
-            stop.wait(retry.wait_s)
-    raise Stopped("stopped before it had a snapshot to begin from")
-
-
-class Retry:
-    """When to try again."""
-
-    def __init__(self) -> None:
-        self.wait_s = 0.0
-        self._at = 0.0
-
-    def failed(self) -> None:
-        """Wait, longer than the last time."""
-        self.wait_s = min(max(2 * self.wait_s, _RETRY_FIRST_S), _RETRY_MAX_S)
-        self._at = time.monotonic() + self.wait_s
-
-    def succeeded(self) -> None:
-        """Wait no more."""
-        self.wait_s = self._at = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the wait is over."""
-        return time.monotonic() >= self._at
+    """Without `from_snapshot` what is stored is replaced, as soon as replay is beyond it."""
+    if from_snapshot:
+        return Snapshotter(*recover(journal, store, stopping))
+    stored = store.newest()
+    if stored is not None:
+        check_history(journal, stored)
+    return Snapshotter(*recover(journal, None, stopping), replaced=stored)
 
 
 @dataclass(frozen=True)
@@ -105,8 +89,10 @@ class Saving:
 class Saver:
     """Finishes and saves one taken state at a time, on a thread of its own."""
 
-    def __init__(self, store: SnapshotStore) -> None:
+    def __init__(self, journal: Journal, store: SnapshotStore, metrics: SnapshotMetrics) -> None:
+        self._journal = journal
         self._store = store
+        self._metrics = metrics
         self._thread: threading.Thread | None = None
         self._ended: Saving | None = None
 
@@ -138,13 +124,17 @@ class Saver:
             delta = taken.finish()
             sent = self._store.save(delta)
             self._ended = Saving(delta)
+            seconds = time.monotonic() - begun
+            self._metrics.saved(
+                rows=delta.rows, sent_bytes=sent, duration_s=seconds, stop_s=stop_ms / 1e3
+            )
             structlog.get_logger().info(
                 "snapshot",
                 applied=delta.header.applied,
                 offset=delta.header.position.next_offset,
                 rows=delta.rows,
                 bytes=sent,
-                seconds=round(time.monotonic() - begun, 3),
+                seconds=round(seconds, 3),
                 stop_ms=round(stop_ms, 1),
             )
         except SnapshotMoved:
@@ -154,7 +144,7 @@ class Saver:
 
     def _read_base(self) -> Saving:
         try:
-            return Saving(moved=True, base=self._store.read_base())
+            return Saving(moved=True, base=read_base(self._journal, self._store))
         except Exception as error:  # noqa: BLE001 - as above
             return Saving(error=error)
 
@@ -168,6 +158,9 @@ class Learner:
         journal: Journal,
         store: SnapshotStore,
         snapshotter: Snapshotter,
+        service: LearnerService,
+        metrics: NodeMetrics,
+        http_address: str,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._settings = settings
@@ -175,28 +168,89 @@ class Learner:
         self._replica = snapshotter.replica
         self._clock_ns = clock_ns
         self._snapshotter = snapshotter
-        self._saver = Saver(store)
+        self._service = service
+        self._is_ready = False
+        self._store = store
+        self._metrics = metrics
+        self._http_address = http_address
+        metrics.follow(lambda: self._replica)
+        self._snapshots = metrics.snapshots(self._stored)
+        self._saver = Saver(journal, store, self._snapshots)
         self._retry = Retry()
         self._next_s = time.monotonic() + settings.snapshot_interval_s
 
     def learn(self, stop: threading.Event) -> None:
         """Follow and save until `stop`, then save once more. Raises where it must not go on."""
-        with closing(JournalFollower(self._journal, self._replica)) as follower:
-            self._catch_up(follower, stop)
-            if not stop.is_set():
-                print(
-                    f"ready learner applied={self._replica.position.next_sequence} "
-                    f"offset={self._replica.position.next_offset}",
-                    flush=True,
-                )
+        with closing(LagWatch(self._journal, lambda: self._replica.position)) as self._lag_watch:
+            self._metrics.lag(lambda: self._lag_watch.lag)
             while not stop.is_set():
-                follower.take_next(_READ_TIMEOUT_S, read_ahead=True)
-                self._between_reads()
+                try:
+                    patiently(lambda: self._follow(stop), stop.is_set, self._metrics.health)
+                    continue
+                except OffsetTrimmed:
+                    pass  # out of here first: the error holds on to the old state
+                self._begin_again(stop)
+        self._metrics.health.not_ready("stopping")
         self._save_last()
         structlog.get_logger().info("stopped", applied=self._replica.position.next_sequence)
 
+    def _follow(self, stop: threading.Event) -> None:
+        """Until `stop`. Raises OffsetTrimmed when the journal was trimmed beyond the replica."""
+        with closing(JournalFollower(self._journal, self._replica)) as follower:
+            self._catch_up(follower, stop)
+            if not stop.is_set():
+                self._say_ready()
+            while not stop.is_set():
+                follower.take_next(_READ_TIMEOUT_S, read_ahead=True)
+                self._between_reads()
+
+    def _begin_again(self, stop: threading.Event) -> None:
+        """From the newest snapshot, which the one who trimmed has proved to be sound.
+
+        Raises OffsetTrimmed when there is none farther on, or none was to be used.
+        """
+        if not self._settings.snapshot and not self._snapshotter.has_base:
+            raise OffsetTrimmed(
+                f"the journal was trimmed beyond offset {self._replica.position.next_offset} while "
+                "it was replayed: start without --no-snapshot"
+            )
+        while self._saver.is_busy:
+            # its copies are of the old state, and its thread uses them
+            self._end_save(_READ_TIMEOUT_S)
+        self._metrics.health.not_ready("restoring a snapshot")
+        position, ledger_id = self._replica.position, self._replica.ledger_id
+        # the old state goes before the new one comes
+        self._replica = Replica()
+        self._replica.position = position
+        self._snapshotter = Snapshotter(self._replica, None)
+        self._snapshotter = Snapshotter(
+            *patiently(
+                lambda: recover_overtaken(
+                    self._journal, self._store, position, ledger_id, stop.is_set
+                ),
+                stop.is_set,
+                self._metrics.health,
+            )
+        )
+        self._replica = self._snapshotter.replica
+        self._next_s = time.monotonic() + self._settings.snapshot_interval_s
+
+    def _say_ready(self) -> None:
+        self._metrics.health.ready()
+        if self._is_ready:
+            return
+        self._is_ready = True
+        self._service.set_ready()
+        position = self._replica.position
+        print(
+            f"ready learner address={self._service.address} applied={position.next_sequence} "
+            f"offset={position.next_offset} http={self._http_address}",
+            flush=True,
+        )
+
     def _catch_up(self, follower: JournalFollower, stop: threading.Event) -> None:
         position, end_offset = self._replica.position, self._journal.end_offset()
+        self._metrics.health.not_ready("replaying")
         progress = ReplayProgress(position.next_offset, end_offset, position.next_sequence)
         try:
             while self._replica.position.next_offset < end_offset and not stop.is_set():
@@ -208,7 +262,9 @@ class Learner:
             progress.close()
 
     def _between_reads(self) -> None:
-        """Keep the copy of the window up, and begin or end a save."""
+        """Publish the status, keep the copy of the window up, and begin or end a save."""
+        self._metrics.observe()
+        self._service.publish(self._replica, self._lag_watch.lag, snapshot=self._stored())
         if self._saver.is_busy:
             self._end_save()
         if self._saver.is_busy:
@@ -235,6 +291,10 @@ class Learner:
             offset -= 1
         return self._replica.state is not None and self._replica.position.next_offset > offset
 
+    def _stored(self) -> tuple[int, int] | None:
+        header = self._snapshotter.stored
+        return (header.taken_ns, header.applied) if header else None
+
     def _begin_save(self) -> None:
         begun = time.perf_counter()
         taken = self._snapshotter.take(self._clock_ns())
@@ -252,6 +312,7 @@ class Learner:
             self._go_on_from(ended.base)
         elif isinstance(ended.error, StoreUnavailable):
             self._retry.failed()
+            self._snapshots.failed()
             self._next_s = time.monotonic()
             structlog.get_logger().warning(
                 "the snapshot was not saved",
@@ -263,10 +324,8 @@ class Learner:
 
     def _go_on_from(self, base: SnapshotBase | None) -> None:
         """Another learner saved, or an own save was done without an answer: begin from there."""
-        if base is not None:
-            if base.header.ledger_id != self._replica.ledger_id:
-                raise SnapshotRefused("the snapshot store holds another ledger now")
-            check_history(self._journal, base.header)
+        if base is not None and base.header.ledger_id != self._replica.ledger_id:
+            raise SnapshotRefused("the snapshot store holds another ledger now")
         self._snapshotter.go_on_from(base)
         self._next_s = time.monotonic() + self._settings.snapshot_interval_s
         structlog.get_logger().info(

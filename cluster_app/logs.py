@@ -9,10 +9,25 @@ import structlog
 from tqdm import tqdm
 
 LINE_INTERVAL_S: Final = 2.0
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+_level = "info"
+
+
+def log_level() -> str:
+    """The level in force, one of LOG_LEVELS."""
+    return _level
+
+
+def set_log_level(level: str) -> None:
+    """Change the level, one of LOG_LEVELS, while the process runs. From any thread."""
+    configure_logs(level)
 
 
 def configure_logs(level: str) -> None:
     """Set level (debug, info, warning, error) and form for the whole process."""
+    global _level  # noqa: PLW0603 - structlog's configuration is the process's, and so is this
+    _level = level
     terminal = sys.stderr.isatty()
     # on a terminal tracebacks are rendered below the line; JSON needs them as a field's text
     renderers: list[structlog.typing.Processor] = (

@@ -34,9 +34,11 @@ from cluster_app.measured_commands import (
 )
 from cluster_app.memory import keep_freed_memory
 from cluster_core.batch import CHAIN_START, EpochStart, Kind, LedgerParameters, seal
+from cluster_core.books import empty_books
 from cluster_core.journal import Delivery, Journal, JournalWriter
 from cluster_core.record import MAX_MESSAGE_COMMANDS
 from cluster_core.replay import Replica
+from cluster_core.shared_books import SharedMemory
 
 _MAX_COMMANDS: Final = 1 << 36
 _LEADER_ID: Final = b"measured journal"
@@ -73,7 +75,13 @@ def main(arguments: Sequence[str]) -> int:
             )
     else:
         result = measure_replay(
-            given.accounts, given.commands, given.batch, given.seed, given.folder, given.journal
+            given.accounts,
+            given.commands,
+            given.batch,
+            given.seed,
+            given.folder,
+            given.journal,
+            shared=given.shared,
         )
         print(
             f"replay: {result['commands']:,} commands in {result['seconds']:.3f} s, "
@@ -104,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(replay, "--commands", 10_000_000, "in the journal, all replayed")
     _add(replay, "--accounts", 100_000, "at most; never over a quarter of the commands")
     _add(replay, "--batch", KERNEL_BATCH, "commands a batch")
+    replay.add_argument(
+        "--shared", action="store_true", help="into memory that others can read, as a follower's"
+    )
     place = replay.add_mutually_exclusive_group()
     place.add_argument("--journal", metavar="URL", help="an empty one, kept (SQLite, removed)")
     place.add_argument("--folder", metavar="PATH", help="for that SQLite one (the system's own)")
@@ -122,6 +133,8 @@ def measure_replay(
     seed: int,
     folder: str | None,
     url: str | None,
+    *,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Write a journal of exactly `commands` commands, then time reading it from zero.
 
@@ -130,6 +143,7 @@ def measure_replay(
     isn't empty, Fault when the state lacks anything.
     """
     accounts = max(2, min(accounts, commands // 4))
+    memory = SharedMemory() if shared else None
     with (
         tempfile.TemporaryDirectory(prefix="ringledger-replay-", dir=folder) as own,
         closing(open_journal(url or f"sqlite:///{Path(own, 'journal.db')}")) as journal,
@@ -138,7 +152,8 @@ def measure_replay(
             raise UsageError(f"--journal {url} isn't empty: name one that is new")
         journal_bytes = _write_journal(journal, CommandSource(accounts, seed), commands, batch)
         end_offset = journal.end_offset()
-        replica = Replica(hash_seed=seed)
+        make_books = memory.make_books if memory else empty_books
+        replica = Replica(hash_seed=seed, make_books=make_books)
         with closing(JournalFollower(journal, replica)) as follower:
             start = time.perf_counter()
             follower.catch_up(end_offset, lambda _: None)
@@ -152,7 +167,7 @@ def measure_replay(
         "commands_per_second": round(commands / seconds, 1),
         "batches": end_offset,
         "journal_bytes": journal_bytes,
-        "parameters": {"accounts": accounts, "batch": batch, "seed": seed},
+        "parameters": {"accounts": accounts, "batch": batch, "seed": seed, "shared": shared},
     }
 
 

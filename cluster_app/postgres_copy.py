@@ -14,8 +14,8 @@ from psycopg import pq
 
 from cluster_app.snapshot_tables import Columns
 
-_BEGIN: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_END: Final = b"\xff\xff"
+COPY_BEGIN: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_END: Final = b"\xff\xff"
 _WRITE_BYTES: Final = 1 << 20
 
 
@@ -31,7 +31,7 @@ def copy_in(
     layout, sent = _layout(len(names)), 0
     statement = f"COPY {table}({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
     with connection.cursor().copy(statement.encode()) as copy:
-        copy.write(_BEGIN)
+        copy.write(COPY_BEGIN)
         for columns in chunks:
             rows = np.empty(len(columns[0]), layout)
             rows["fields"] = len(names)
@@ -42,7 +42,7 @@ def copy_in(
             for at in range(0, len(data), _WRITE_BYTES):
                 copy.write(data[at : at + _WRITE_BYTES])
             sent += len(data)
-        copy.write(_END)
+        copy.write(COPY_END)
     return sent
 
 
@@ -56,7 +56,7 @@ def copy_blobs_in(
     sent = 0
     statement = f"COPY {table}({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
     with connection.cursor().copy(statement.encode()) as copy:
-        copy.write(_BEGIN)
+        copy.write(COPY_BEGIN)
         for first, second, data in rows:
             numbers = b"".join(
                 (8).to_bytes(4, "big") + number.to_bytes(8, "big", signed=True)
@@ -65,7 +65,7 @@ def copy_blobs_in(
             copy.write(b"\0\3" + numbers + len(data).to_bytes(4, "big"))
             copy.write(data)
             sent += len(data)
-        copy.write(_END)
+        copy.write(COPY_END)
     return sent
 
 
@@ -83,8 +83,8 @@ def copy_out(
     result = libpq.exec_(statement.encode())
     if result.status != pq.ExecStatus.COPY_OUT:
         raise psycopg.OperationalError(result.error_message.decode(errors="replace").strip())
-    buffer, wanted = bytearray(), len(_BEGIN) + chunk_rows * layout.itemsize
-    skip = len(_BEGIN)
+    buffer, wanted = bytearray(), len(COPY_BEGIN) + chunk_rows * layout.itemsize
+    skip = len(COPY_BEGIN)
     while True:
         length, data = libpq.get_copy_data(0)
         if length < 0:
@@ -99,7 +99,7 @@ def copy_out(
         pass
     if length == -2 or ended is None or ended.status != pq.ExecStatus.COMMAND_OK:
         raise psycopg.OperationalError(libpq.error_message.decode(errors="replace").strip())
-    del buffer[-len(_END) :]
+    del buffer[-len(COPY_END) :]
     if len(buffer) > skip:
         yield _columns(bytes(buffer), skip, layout, len(names))
 

@@ -12,10 +12,8 @@ from typing import Any, Final
 import numpy as np
 import psycopg
 import sqlalchemy
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy.engine import make_url
 
-from cluster_app.errors import UsageError
+from cluster_app.postgres_address import PostgresAddress, one_line
 from cluster_app.postgres_copy import copy_blobs_in, copy_in, copy_out
 from cluster_app.snapshot_schema import VERSION_TABLE, revisions, upgrade
 from cluster_app.snapshot_store import CHUNK_ROWS
@@ -36,18 +34,12 @@ from cluster_app.snapshot_tables import (
     hold_columns,
     holds_of,
 )
-from cluster_core.errors import SnapshotMoved, SnapshotRefused, StoreUnavailable
+from cluster_core.errors import SnapshotMoved, SnapshotRefused
 from cluster_core.restore import Restorer
 from cluster_core.snapshot import SnapshotBase, SnapshotDelta, SnapshotHeader
 
-_CONNECTION: Final = {
-    "connect_timeout": "10",
-    "tcp_user_timeout": "30000",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "application_name": "ringledger",
-}
-"""libpq parameters unless the address has its own: a server that vanished is noticed."""
+_LOCK_TIMEOUT: Final = b"SET lock_timeout = '10s'"
+"""How long somebody else's lock may hold a save or a read up before that fails, and says so."""
 
 _SEGMENTS_AT_A_TIME: Final = 16
 
@@ -57,18 +49,8 @@ class PostgresSnapshots:
 
     def __init__(self, url: str) -> None:
         """Raises UsageError for an address that can't be read."""
-        try:
-            parsed = make_url(url).set(drivername="postgresql+psycopg")
-            plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-            own = conninfo_to_dict(plain)
-            self._conninfo = make_conninfo(
-                plain, **{name: value for name, value in _CONNECTION.items() if name not in own}
-            )
-        except (sqlalchemy.exc.ArgumentError, psycopg.ProgrammingError, ValueError):
-            raise UsageError(
-                "snapshot store: use postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
-            ) from None
-        self.name = parsed.render_as_string(hide_password=True)
+        self._address = PostgresAddress(url, "snapshot store")
+        self.name = self._address.name
         self._has_tables = False
 
     def newest(self) -> SnapshotHeader | None:
@@ -136,14 +118,14 @@ class PostgresSnapshots:
             return sent
 
     def _make_tables(self) -> None:
-        """Migrate once. Raises SnapshotRefused when a newer program's tables are there."""
+        """Migrate once. Raises SnapshotRefused when a newer or another program's are there."""
         if self._has_tables:
             return
         with self._connected(reading=True) as connection:
             _check_revision(connection)
         engine = sqlalchemy.create_engine(
             "postgresql+psycopg://",
-            creator=lambda: psycopg.connect(self._conninfo),
+            creator=lambda: psycopg.connect(self._address.conninfo),
             poolclass=sqlalchemy.NullPool,
         )
         try:
@@ -152,9 +134,13 @@ class PostgresSnapshots:
                 connected.commit()
         except (sqlalchemy.exc.SQLAlchemyError, psycopg.Error) as error:
             reason = getattr(error, "orig", None) or error
-            raise StoreUnavailable(
-                f"{self.name}: the tables can't be made: {_one_line(reason)}"
-            ) from error
+            if isinstance(reason, psycopg.errors.DuplicateTable | psycopg.errors.DuplicateObject):
+                raise SnapshotRefused(
+                    f"{self.name}: another program's tables are there ({one_line(reason)}): name "
+                    "another database in --snapshots, or a schema of our own in it, made "
+                    "beforehand: ...?options=-csearch_path%3DSCHEMA"
+                ) from error
+            raise self._address.unavailable(reason, "the tables can't be made: ") from error
         finally:
             engine.dispose()
         self._has_tables = True
@@ -163,8 +149,10 @@ class PostgresSnapshots:
     def _connected(self, *, reading: bool) -> Iterator[psycopg.Connection[Any]]:
         """A connection in a transaction; closing it rolls back what isn't committed."""
         try:
-            connection = psycopg.connect(self._conninfo)
+            connection = psycopg.connect(self._address.conninfo, autocommit=True)
             try:
+                connection.execute(_LOCK_TIMEOUT)
+                connection.autocommit = False
                 if reading:
                     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
                     connection.read_only = True
@@ -173,7 +161,7 @@ class PostgresSnapshots:
                 connection.close()
         except psycopg.Error as error:
             self._has_tables = False
-            raise StoreUnavailable(f"{self.name}: {_one_line(error)}") from error
+            raise self._address.unavailable(error) from error
 
 
 def _move_position(connection: psycopg.Connection[Any], delta: SnapshotDelta) -> None:
@@ -270,7 +258,3 @@ def _read_header(connection: psycopg.Connection[Any]) -> SnapshotHeader | None:
         return None
     row = connection.execute(_select("snapshot", HEADER)).fetchone()
     return None if row is None else header_of(dict(zip(HEADER, row, strict=True)))
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -1,74 +1,48 @@
-"""Queries and status of `ringledger.v1`, answered from the applied state."""
+"""Queries of `ringledger.v1`, answered from the applied state of this node."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import grpc
 import numpy as np
 
-from cluster_app.rpc import Context, Refusal, unary
-from cluster_app.typed import read_account, read_asset, read_hold
-from cluster_core.reader_rule import Position
-from cluster_core.record import MAX_ASSETS
-from cluster_core.state_machine import StateMachine
+from cluster_app.asset_messages import AssetMessages
+from cluster_app.consistency import Reads, satisfy
+from cluster_app.rpc import Context, Refusal, invalid, unary, unary_stream
+from cluster_app.state_view import StateView
+from cluster_app.typed import read_account, read_hold
+from cluster_app.watching import Watches
+from cluster_core.account_filter import LOCKED_STATES, AccountFilter
+from cluster_core.reading import MAX_READ_ACCOUNTS
+from cluster_core.record import AccountState
 from proto import ledger_pb2
 
 QUERY_SERVICE: Final = "ringledger.v1.QueryService"
-CLUSTER_SERVICE: Final = "ringledger.v1.ClusterService"
 
-
-@dataclass(frozen=True)
-class NodeStatus:
-    """What a node says of itself. `position` gives the newest counted position."""
-
-    role: ledger_pb2.Role
-    node_id: str
-    address: str
-    leader: str
-    ledger_id: bytes
-    position: Callable[[], Position]
-
-
-class AssetMessages:
-    """Every registered asset with its totals, as messages by number.
-
-    4,095 assets take 20 ms to build, on the engine's own loop: so only those that have changed
-    since the last reading are built again.
-    """
-
-    def __init__(self, state: StateMachine) -> None:
-        self._state = state
-        # whole records are compared, and the table is never moved
-        self._words = state._books.assets.view(np.uint64).reshape(MAX_ASSETS, -1)
-        self._read_words = np.zeros_like(self._words)
-        self._read_applied = -1
-        self._by_number: dict[int, ledger_pb2.Asset] = {}
-        self._sorted: list[ledger_pb2.Asset] = []
-
-    def read(self) -> list[ledger_pb2.Asset]:
-        """The assets as of now. The list is not the caller's to change."""
-        applied = self._state.applied
-        if applied != self._read_applied:
-            changed = np.flatnonzero((self._words != self._read_words).any(axis=1))
-            for number in map(int, changed):
-                self._by_number[number] = read_asset(self._state.asset(number))
-            self._read_words[changed] = self._words[changed]
-            self._sorted = [message for _, message in sorted(self._by_number.items())]
-            self._read_applied = applied
-        return self._sorted
+PAGE_MAX: Final = 1_000
+_PAGE_DEFAULT: Final = 100
+_ID_BYTES: Final = 8
+_CLOSED: Final = int(AccountState.CLOSED)
+_STATES: Final = {
+    ledger_pb2.ACCOUNT_STATE_FILTER_UNSPECIFIED: (0, 0, 0),
+    ledger_pb2.ACCOUNT_STATE_FILTER_OPEN: (_CLOSED | LOCKED_STATES, 0, 0),
+    ledger_pb2.ACCOUNT_STATE_FILTER_LOCKED: (_CLOSED, 0, LOCKED_STATES),
+    ledger_pb2.ACCOUNT_STATE_FILTER_CLOSED: (_CLOSED, _CLOSED, 0),
+}
+"""(bits that are looked at, what they must be, bits of which one must be set)."""
 
 
 class QueryService:
-    """One account or open hold by its id, and the totals of all.
+    """Accounts, holds and totals, by id, in pages, and as they change.
 
-    `position` gives the newest counted position.
+    `reads` makes a read wait for what it demands.
     """
 
-    def __init__(self, state: StateMachine, position: Callable[[], Position]) -> None:
-        self._state = state
-        self._position = position
-        self._assets = AssetMessages(state)
+    def __init__(self, view: StateView, reads: Reads, watches: Watches) -> None:
+        self._view = view
+        self._reader = view.reader
+        self._reads = reads
+        self._watches = watches
+        self._assets = AssetMessages(view.reader)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Handlers for a server."""
@@ -76,8 +50,11 @@ class QueryService:
             QUERY_SERVICE,
             {
                 "GetAccount": unary(self.get_account, ledger_pb2.GetAccountRequest),
+                "GetAccounts": unary(self.get_accounts, ledger_pb2.GetAccountsRequest),
+                "ListAccounts": unary(self.list_accounts, ledger_pb2.ListAccountsRequest),
                 "GetHold": unary(self.get_hold, ledger_pb2.GetHoldRequest),
                 "GetTotals": unary(self.get_totals, ledger_pb2.GetTotalsRequest),
+                "Watch": unary_stream(self.watch, ledger_pb2.WatchRequest),
             },
         )
 
@@ -85,20 +62,59 @@ class QueryService:
         self, request: ledger_pb2.GetAccountRequest, context: Context
     ) -> ledger_pb2.GetAccountResponse:
         """The account and the sequence up to which it is known. NOT_FOUND for an unknown id."""
-        applied = self._state.applied
-        account = self._state.account(request.account_id)
+        await satisfy(request.consistency, context, self._reads)
+        account, applied = await self._view.read(
+            lambda: self._reader.account(request.account_id), context
+        )
         if account is None:
-            await Refusal(
-                grpc.StatusCode.NOT_FOUND,
-                f"account {request.account_id} does not exist",
-                "ACCOUNT_NOT_FOUND",
-                {
-                    "account_id": str(request.account_id),
-                    "applied_sequence": str(applied),
-                },
-            ).abort(context)
+            await unknown_account(request.account_id, applied).abort(context)
         return ledger_pb2.GetAccountResponse(
             account=read_account(account), applied_sequence=applied
+        )
+
+    async def get_accounts(
+        self, request: ledger_pb2.GetAccountsRequest, context: Context
+    ) -> ledger_pb2.GetAccountsResponse:
+        """Many accounts as of one moment, packed; zeros for unknown ids."""
+        packed = request.account_ids
+        if not 0 < len(packed) <= MAX_READ_ACCOUNTS * _ID_BYTES or len(packed) % _ID_BYTES:
+            await invalid(
+                f"account_ids has {len(packed)} bytes: give 8 for each of 1 to "
+                f"{MAX_READ_ACCOUNTS} ids, little-endian"
+            ).abort(context)
+        await satisfy(request.consistency, context, self._reads)
+        ids = np.frombuffer(packed, "<u8")
+        rows, applied = await self._view.read(lambda: self._reader.accounts(ids), context)
+        return ledger_pb2.GetAccountsResponse(accounts=rows.tobytes(), applied_sequence=applied)
+
+    async def list_accounts(
+        self, request: ledger_pb2.ListAccountsRequest, context: Context
+    ) -> ledger_pb2.ListAccountsResponse:
+        """One page, rising by id."""
+        if request.page_size > PAGE_MAX:
+            await invalid(
+                f"page_size is {request.page_size}: give 1 to {PAGE_MAX}, or 0 for {_PAGE_DEFAULT}"
+            ).abort(context)
+        if request.state not in _STATES:
+            await invalid(f"state {request.state} is no AccountStateFilter").abort(context)
+        await satisfy(request.consistency, context, self._reads)
+        mask, state, any_of = _STATES[request.state]
+        wanted = AccountFilter(
+            asset=request.asset if request.HasField("asset") else None,
+            code=request.code if request.HasField("code") else None,
+            reference=request.reference if request.HasField("reference") else None,
+            state_mask=mask,
+            state=state,
+            any_of=any_of,
+        )
+        limit = request.page_size or _PAGE_DEFAULT
+        rows, after, applied = await self._view.read(
+            lambda: self._reader.page(request.after_account_id, limit, wanted), context
+        )
+        return ledger_pb2.ListAccountsResponse(
+            accounts=[read_account(row) for row in rows],
+            next_after_account_id=after,
+            applied_sequence=applied,
         )
 
     async def get_hold(
@@ -109,10 +125,11 @@ class QueryService:
         NOT_FOUND tells an id that was never given (HOLD_NOT_FOUND) from a hold that was captured,
         released or has expired (HOLD_NOT_OPEN).
         """
-        applied = self._state.applied
-        hold = self._state.hold(request.hold_id)
+        await satisfy(request.consistency, context, self._reads)
+        hold, given, applied = await self._view.read(
+            lambda: self._reader.hold(request.hold_id), context
+        )
         if hold is None:
-            given = 1 <= request.hold_id < self._state.next_hold
             await Refusal(
                 grpc.StatusCode.NOT_FOUND,
                 f"hold {request.hold_id} {'is no longer open' if given else 'does not exist'}",
@@ -125,43 +142,28 @@ class QueryService:
         self, request: ledger_pb2.GetTotalsRequest, context: Context
     ) -> ledger_pb2.GetTotalsResponse:
         """Every asset with its sums and counts, kept as the ledger changes: no scan."""
+        await satisfy(request.consistency, context, self._reads)
+        assets, applied = await self._view.read(self._assets.read, context)
         return ledger_pb2.GetTotalsResponse(
-            assets=self._assets.read(),
-            applied_sequence=self._state.applied,
-            ledger_time_ns=self._position().timestamp_ns,
+            assets=assets,
+            applied_sequence=applied,
+            ledger_time_ns=self._view.progress().position.timestamp_ns,
         )
 
+    async def watch(self, request: ledger_pb2.WatchRequest, context: Context) -> None:
+        """The accounts as they are, then their changes as these are applied."""
+        refusal = self._watches.refuse(len(request.account_ids))
+        if refusal is not None:
+            await refusal.abort(context)
+        await satisfy(request.consistency, context, self._reads)
+        await self._watches.serve(list(dict.fromkeys(request.account_ids)), context)
 
-class ClusterService:
-    """Who this node is and how far it has come."""
 
-    def __init__(self, state: StateMachine, status: NodeStatus) -> None:
-        self._state = state
-        self._status = status
-        self._assets = AssetMessages(state)
-
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """Handlers for a server."""
-        return grpc.method_handlers_generic_handler(
-            CLUSTER_SERVICE,
-            {"GetStatus": unary(self.get_status, ledger_pb2.GetStatusRequest)},
-        )
-
-    async def get_status(
-        self, request: ledger_pb2.GetStatusRequest, context: Context
-    ) -> ledger_pb2.GetStatusResponse:
-        """The node's status as of now."""
-        status, position = self._status, self._status.position()
-        return ledger_pb2.GetStatusResponse(
-            role=status.role,
-            node_id=status.node_id,
-            address=status.address,
-            leader=status.leader,
-            epoch=position.epoch,
-            applied_sequence=self._state.applied,
-            ledger_time_ns=position.timestamp_ns,
-            accounts=self._state.accounts,
-            ledger_id=status.ledger_id,
-            chain=position.chain,
-            assets=self._assets.read(),
-        )
+def unknown_account(account_id: int, applied: int) -> Refusal:
+    """No account has had this id yet."""
+    return Refusal(
+        grpc.StatusCode.NOT_FOUND,
+        f"account {account_id} does not exist",
+        "ACCOUNT_NOT_FOUND",
+        {"account_id": str(account_id), "applied_sequence": str(applied)},
+    )

@@ -2,7 +2,9 @@
 
 Reasons (ErrorInfo, domain `ringledger`): NOT_LEADER, LEADERSHIP_LOST, INVALID_COMMANDS,
 INVALID_ARGUMENT, IN_FLIGHT_LIMIT, STREAM_LIMIT, OUTCOME_UNKNOWN, ACCOUNT_NOT_FOUND,
-HOLD_NOT_FOUND, HOLD_NOT_OPEN.
+HOLD_NOT_FOUND, HOLD_NOT_OPEN, BEHIND, BARRIER_NOT_COUNTED, READS_WAITING_LIMIT, READ_BUSY,
+WATCH_LIMIT, NOT_WATCHING, TOKEN_MISSING, TOKEN_UNKNOWN, BEYOND_HISTORY, NOT_KEPT,
+HISTORY_UNAVAILABLE, STANDBY_BEHIND, HAND_OVER_GIVEN_UP.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,14 +31,18 @@ class Refusal:
     reason: str
     metadata: dict[str, str] = field(default_factory=dict)
 
-    async def abort(self, context: Context) -> None:
-        """End the call with this refusal; raises grpc's own AbortError."""
+    def details(self) -> tuple[str, bytes]:
+        """The trailer with reason and metadata: its name, a serialized google.rpc.Status."""
         detail = any_pb2.Any()
         detail.Pack(
             error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         )
         rich = status_pb2.Status(code=self.code.value[0], message=self.message, details=[detail])
-        await context.abort(self.code, self.message, ((_DETAILS_KEY, rich.SerializeToString()),))
+        return _DETAILS_KEY, rich.SerializeToString()
+
+    async def abort(self, context: Context) -> None:
+        """End the call with this refusal; raises grpc's own AbortError."""
+        await context.abort(self.code, self.message, (self.details(),))
 
 
 def not_leader(leader: str) -> Refusal:
@@ -67,9 +73,24 @@ def unary(behaviour: Callable[[Any, Context], Awaitable[Any]], message: Any) -> 
     return grpc.unary_unary_rpc_method_handler(parse_and_call, None, None)
 
 
+def unary_stream(behaviour: Callable[[Any, Context], Awaitable[None]], message: Any) -> Any:
+    """The same for a call that is answered by a stream, which `behaviour` writes to the context."""
+
+    async def parse_and_serve(request: bytes, context: Context) -> None:
+        try:
+            parsed = message.FromString(request)
+        except DecodeError:
+            await not_parsed(message).abort(context)
+        await behaviour(parsed, context)
+
+    return grpc.unary_stream_rpc_method_handler(parse_and_serve, None, None)
+
+
+def invalid(message: str) -> Refusal:
+    """A request with a field that can't be taken; `message` says which and what can."""
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message, "INVALID_ARGUMENT")
+
+
 def not_parsed(message: Any) -> Refusal:
     """Bytes that are no message of the class `message`."""
-    name = message.DESCRIPTOR.full_name
-    return Refusal(
-        grpc.StatusCode.INVALID_ARGUMENT, f"the request is not a {name}", "INVALID_ARGUMENT"
-    )
+    return invalid(f"the request is not a {message.DESCRIPTOR.full_name}")

@@ -6,9 +6,6 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -21,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from cluster_app.schema_revisions import revisions_in, upgrade_tables
 from cluster_app.snapshot_tables import (
     ACCOUNTS,
     ASSETS,
@@ -29,6 +27,8 @@ from cluster_app.snapshot_tables import (
     HOLDS,
     SEGMENTS,
 )
+
+_MIGRATIONS: Final = "migrations"
 
 VERSION_TABLE: Final = "ringledger_version"
 """Alembic's own table: another program in this database may have one of the usual name."""
@@ -64,20 +64,9 @@ Index("holds_by_debit_account", _holds.c.debit_account)
 
 def upgrade(connection: Connection) -> None:
     """Bring a database's tables to the newest revision; nothing happens if they are."""
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    upgrade_tables(connection, _MIGRATIONS)
 
 
 def revisions() -> tuple[str, frozenset[str]]:
     """(the newest revision, all that this program knows)."""
-    scripts = ScriptDirectory.from_config(_config())
-    known = frozenset(script.revision for script in scripts.walk_revisions())
-    return scripts.get_current_head() or "", known
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "cluster_app:migrations")
-    config.set_main_option("path_separator", "os")
-    return config
+    return revisions_in(_MIGRATIONS)

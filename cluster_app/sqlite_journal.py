@@ -21,13 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cluster_app.opened_file import OpenedFile
+from cluster_app.sqlite_trim import trim_file
 from cluster_core.errors import (
     JournalFault,
     JournalRefused,
     JournalStopped,
     OffsetTrimmed,
 )
-from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord
+from cluster_core.journal import Delivery, DeliveryCallback, JournalRecord, check_trim
 
 APPLICATION_ID: Final = int.from_bytes(b"RNGL", "big")
 USER_VERSION: Final = 1
@@ -43,6 +45,9 @@ were large and for 1 ms when they were small; with 64 MiB a third more throughpu
 
 LOCK_TIMEOUT_S: Final = 2.0
 """How long another connection may hold a lock before an append or an opening fails."""
+
+TRIM_LOCK_TIMEOUT_S: Final = 30.0
+"""A trim is in no hurry: a leader that appends without a pause comes first."""
 
 _POLL_FIRST_S: Final = 0.001
 _POLL_MAX_S: Final = 0.010
@@ -100,7 +105,7 @@ class SqliteJournal:
         end = self.end_offset()
         if offset > end:
             raise OffsetTrimmed(f"offset {offset} is beyond the end {end} of {self.path}")
-        return SqliteReader(self.path, offset)
+        return SqliteReader(self.path, offset, OpenedFile(self.path, self._file))
 
     def prepare_writers(self, count: int) -> None:
         """A writer takes no time here."""
@@ -108,6 +113,19 @@ class SqliteJournal:
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "SqliteWriter":
         """A writer whose first append must land at `next_offset`. Raises JournalRefused."""
         return SqliteWriter(self.path, self._file, next_offset, on_delivery, self._clock_ns)
+
+    def trim(self, below_offset: int) -> None:
+        """Delete rows, while others append; their space is used again, the file keeps its size.
+
+        Raises ValueError beyond the end, JournalFault when a part could not be deleted.
+        """
+        check_trim(below_offset, self.end_offset())
+        try:
+            trim_file(self.path, below_offset, TRIM_LOCK_TIMEOUT_S)
+        except sqlite3.Error as error:
+            raise JournalFault(
+                f"{self.path}: not all below offset {below_offset} was deleted: {error}: trim again"
+            ) from error
 
     def close(self) -> None:
         """Release the journal's own connection. Idempotent."""
@@ -135,6 +153,7 @@ class SqliteWriter:
     ) -> None:
         self._path = path
         self._file = file
+        self._opened = OpenedFile(path, file)
         self._next_offset = next_offset
         self._on_delivery = on_delivery
         self._clock_ns = clock_ns
@@ -248,7 +267,7 @@ class SqliteWriter:
             return Delivery(
                 None, f"{self._path}: append at offset {first} failed: {_explain(error)}"
             )
-        return None
+        return Delivery(None, self._opened.advice) if self._opened.is_replaced else None
 
     def _roll_back(self) -> None:
         try:
@@ -280,9 +299,10 @@ class SqliteWriter:
 class SqliteReader:
     """Reads with a connection of its own, from any one thread at a time."""
 
-    def __init__(self, path: Path, offset: int) -> None:
+    def __init__(self, path: Path, offset: int, opened: OpenedFile) -> None:
         """Raises JournalRefused when the file can't be opened."""
         self._path = path
+        self._opened = opened
         self._offset = offset
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -295,7 +315,8 @@ class SqliteReader:
     def read(self, timeout_s: float, max_records: int = 64) -> list[JournalRecord]:
         """The next records in order; none after `timeout_s` without any, or once closed.
 
-        Raises OffsetTrimmed when the next offset was trimmed, JournalFault for a damaged file.
+        Raises OffsetTrimmed when the next offset was trimmed, JournalFault for a damaged file and
+        for one that was replaced.
         """
         deadline_s = time.monotonic() + timeout_s
         wait_s = _POLL_FIRST_S
@@ -305,8 +326,12 @@ class SqliteReader:
                     return []
                 records = self._fetch(max_records)
             left_s = deadline_s - time.monotonic()
-            if records or left_s <= 0:
+            if records:
                 return records
+            if left_s <= 0:
+                if self._opened.is_replaced:
+                    raise JournalFault(self._opened.advice)
+                return []
             self._closed.wait(min(wait_s, left_s))
             wait_s = min(wait_s * 1.5, _POLL_MAX_S)
 

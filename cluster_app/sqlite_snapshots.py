@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cluster_app.errors import StoreRefuses
 from cluster_app.snapshot_store import CHUNK_ROWS
 from cluster_app.snapshot_tables import (
     ACCOUNTS,
@@ -225,7 +226,9 @@ class SqliteSnapshots:
             sqlite3.SQLITE_CANTOPEN: ": check the folder's permissions",
             sqlite3.SQLITE_BUSY: ": another program writes",
         }
-        return StoreUnavailable(f"{self.name}: {error}{hints.get(code, '')}")
+        refuses = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+        kind = StoreRefuses if refuses else StoreUnavailable
+        return kind(f"{self.name}: {error}{hints.get(code, '')}")
 
 
 def _move_position(connection: sqlite3.Connection, delta: SnapshotDelta) -> None:

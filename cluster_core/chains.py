@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from cluster_core.books import Books
+from cluster_core.atomics import store_release
+from cluster_core.books import CHANGES_MADE, UNDONE, Books
 from cluster_core.compiled import array_type, called, inlined, records, sparse_array
 from cluster_core.holds import NO_SLOT, close_hold, enter_hold, find_hold, take_slot
 from cluster_core.operations import begin_reply, execute
@@ -58,6 +59,7 @@ SAVED: Final = np.dtype(
         ("account_images", "<i8"),
         ("asset_images", "<i8"),
         ("hold_images", "<i8"),
+        ("changes_made", "<u8"),
     ]
 )
 """The ledger's counters before a chain, and how many images it has saved since.
@@ -220,6 +222,7 @@ def _begin(books: Books, chain: Chain) -> None:
     saved.accounts = state.accounts
     saved.highest_asset = state.highest_asset
     saved.next_hold = state.next_hold
+    saved.changes_made = books.marks[CHANGES_MADE]
     saved.account_images = 0
     saved.asset_images = 0
     saved.hold_images = 0
@@ -255,6 +258,9 @@ def _undo(books: Books, chain: Chain) -> None:
     state.accounts = saved.accounts
     state.highest_asset = saved.highest_asset
     state.next_hold = saved.next_hold
+    books.marks[CHANGES_MADE] = saved.changes_made
+    # who sees it sees the old versions too
+    store_release(books.marks, UNDONE, books.marks[UNDONE] + _ONE)
 
 
 @called

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MAP_NORESERVE: Final = 0x4000
+MAP_NORESERVE: Final = 0x4000
 """Linux: the mapping is sparse, so the kernel need not promise memory for all of it."""
 
 _HUGE_PAGE_BYTES: Final = 1 << 21
@@ -52,10 +52,13 @@ def _cache_folder() -> Path:
 _config: Any = numba.config
 _config.CACHE_DIR = str(_cache_folder())
 
+JIT_DISABLED: Final = bool(_config.DISABLE_JIT)
+"""NUMBA_DISABLE_JIT leaves the kernels to the interpreter: for tests of their lines."""
+
 
 def kernel(signature: Any) -> Callable[[F], F]:
     """Compile a function when its module is imported; it runs without the GIL."""
-    if _config.DISABLE_JIT:
+    if JIT_DISABLED:
         return np.errstate(over="ignore")
     decorate: Callable[[F], F] = numba.njit(signature, cache=True, nogil=True, **_NO_COUNTS)
     return decorate
@@ -80,7 +83,7 @@ def array_type(dtype: npt.DTypeLike, dimensions: int = 1, *, readonly: bool = Fa
 
 def records(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array as kernels take it: as it is, or with fields as attributes for the interpreter."""
-    return array.view(np.recarray) if _config.DISABLE_JIT and array.dtype.names else array
+    return array.view(np.recarray) if JIT_DISABLED and array.dtype.names else array
 
 
 def sparse_array(count: int, dtype: npt.DTypeLike, *, columns: int = 1) -> npt.NDArray[Any]:
@@ -90,7 +93,7 @@ def sparse_array(count: int, dtype: npt.DTypeLike, *, columns: int = 1) -> npt.N
     Raises OSError when the address space itself is refused.
     """
     row_bytes = np.dtype(dtype).itemsize * columns
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     pages = mmap.mmap(-1, max(count * row_bytes, 1), flags=flags)
     if count * row_bytes >= _HUGE_PAGE_BYTES:
         pages.madvise(mmap.MADV_HUGEPAGE)
@@ -127,4 +130,4 @@ def _prefetch_nothing(array: Any, index: int) -> None:
     """Stands in where NUMBA_DISABLE_JIT leaves the kernels to the interpreter."""
 
 
-prefetch: Any = _prefetch_nothing if _config.DISABLE_JIT else intrinsic(_prefetch)
+prefetch: Any = _prefetch_nothing if JIT_DISABLED else intrinsic(_prefetch)

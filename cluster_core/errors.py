@@ -12,6 +12,7 @@ RingledgerError
     ├── SnapshotDamaged   a row was changed, is missing or is too much; names it
     ├── SnapshotMoved     another learner has saved a snapshot since this one's base
     ├── SnapshotRefused   of another ledger, a newer format, or not what the journal says
+    │   └── SnapshotOvertaken   the journal was trimmed beyond it: a newer one may be stored
     └── StoreUnavailable  the store takes or gives nothing now: trying again may help
 """
 
@@ -67,6 +68,10 @@ class SnapshotMoved(SnapshotError):
 
 class SnapshotRefused(SnapshotError):
     """A snapshot that this program must not begin from; the message says what to do."""
+
+
+class SnapshotOvertaken(SnapshotRefused):
+    """The journal doesn't reach back to the snapshot's last record any more."""
 
 
 class StoreUnavailable(SnapshotError):

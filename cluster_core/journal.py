@@ -89,6 +89,14 @@ class Journal(Protocol):
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> JournalWriter:
         """A fresh writer for a leader that has read everything below `next_offset`."""
 
+    def trim(self, below_offset: int) -> None:
+        """Delete the records below `below_offset`, while others read and append.
+
+        `start_offset` is then there, or where it was if that is higher; offsets stay as they are.
+        It may take long. Raises ValueError for an offset beyond the end, and JournalFault when
+        the storage doesn't do it; a part may be gone then.
+        """
+
     def close(self) -> None:
         """Release everything. Idempotent."""
 
@@ -101,18 +109,21 @@ class MemoryJournal:
 
     def __init__(self, clock_ns: Callable[[], int] = lambda: 0) -> None:
         self._records: list[JournalRecord] = []
+        self._first = 0
+        """The first kept offset."""
         self._clock_ns = clock_ns
         self._appended = threading.Condition()
 
     def start_offset(self) -> int:
-        return 0
+        return self._first
 
     def end_offset(self) -> int:
-        return len(self._records)
+        with self._appended:
+            return self._first + len(self._records)
 
     def reader(self, offset: int) -> "MemoryReader":
-        if not 0 <= offset <= len(self._records):
-            raise OffsetTrimmed(f"offset {offset} is not in 0 .. {len(self._records)}")
+        if not 0 <= offset <= self.end_offset():
+            raise OffsetTrimmed(f"offset {offset} is not in 0 .. {self.end_offset()}")
         return MemoryReader(self, offset)
 
     def prepare_writers(self, count: int) -> None:
@@ -121,20 +132,40 @@ class MemoryJournal:
     def writer(self, next_offset: int, on_delivery: DeliveryCallback) -> "MemoryWriter":
         return MemoryWriter(self, on_delivery)
 
+    def trim(self, below_offset: int) -> None:
+        check_trim(below_offset, self.end_offset())
+        with self._appended:
+            del self._records[: max(below_offset - self._first, 0)]
+            self._first = max(below_offset, self._first)
+            self._appended.notify_all()
+
     def close(self) -> None:
         """Nothing to release."""
 
     def _append(self, value: bytes) -> int:
         with self._appended:
-            offset = len(self._records)
+            offset = self._first + len(self._records)
             self._records.append(JournalRecord(offset, bytes(value), self._clock_ns()))
             self._appended.notify_all()
             return offset
 
     def _read(self, offset: int, timeout_s: float, max_records: int) -> list[JournalRecord]:
         with self._appended:
-            self._appended.wait_for(lambda: len(self._records) > offset, timeout_s)
-            return self._records[offset : offset + max_records]
+            self._appended.wait_for(
+                lambda: not self._first <= offset >= self._first + len(self._records), timeout_s
+            )
+            if offset < self._first:
+                raise OffsetTrimmed(f"offset {offset} was trimmed, the first kept is {self._first}")
+            index = offset - self._first
+            return self._records[index : index + max_records]
+
+
+def check_trim(below_offset: int, end_offset: int) -> None:
+    """Raises ValueError for an offset that a journal must not be trimmed to."""
+    if not 0 <= below_offset <= end_offset:
+        raise ValueError(
+            f"cannot trim below offset {below_offset}: the journal ends at {end_offset}"
+        )
 
 
 class MemoryWriter:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from cluster_core.books import BOOKS, Books
+from cluster_core.atomics import fence_release, store_release
+from cluster_core.books import BOOKS, TURN, Books
 from cluster_core.chains import CHAIN, Chain, run_chain
 from cluster_core.compiled import array_type, inlined, kernel, prefetch
 from cluster_core.holds import prefetch_bucket, prefetch_hold
@@ -29,13 +30,14 @@ from cluster_core.recent_commands import (
 from cluster_core.record import COMMAND, REPLY, CommandFlag, Operation
 
 CHUNK: Final = 64
-"""Commands whose cache lines are fetched ahead at a time."""
+"""Commands whose cache lines are fetched ahead at a time, and that readers see together."""
 
 _LINKED: Final = int(CommandFlag.LINKED)
 _HOLD: Final = int(Operation.HOLD)
 _CAPTURE: Final = int(Operation.CAPTURE)
 _EXPIRE: Final = int(Operation.EXPIRE)
 _U0: Final = np.uint64(0)
+_ONE: Final = np.uint64(1)
 
 
 @inlined
@@ -92,6 +94,19 @@ def _end_of_chain(commands: npt.NDArray[Any], first: int) -> int:
     return last + 1
 
 
+@inlined
+def _begin_turn(books: Books) -> None:
+    """Readers wait from here on (`reading.py`): the turn is odd before anything is written."""
+    store_release(books.marks, TURN, books.marks[TURN] + _ONE)
+    fence_release()
+
+
+@inlined
+def _end_turn(books: Books) -> None:
+    """All that was written is there before the turn is even again."""
+    store_release(books.marks, TURN, books.marks[TURN] + _ONE)
+
+
 @kernel(
     types.void(
         array_type(COMMAND, readonly=True),
@@ -126,6 +141,7 @@ def apply_batch(
     while row < commands.shape[0]:
         end = min(row + CHUNK, commands.shape[0])
         _fetch_ahead(commands, words, row, end, books, window, hashes)
+        _begin_turn(books)
         while row < end:
             if np.int64(commands[row]["flags"]) & _LINKED != 0:
                 after = _end_of_chain(commands, row)
@@ -158,3 +174,4 @@ def apply_batch(
                     reply.status = execute(commands[row], sequence, timestamp_ns, reply, books)
                     remember(words, row, hashes[row], place, reply, window, ledger)
             row += 1
+        _end_turn(books)

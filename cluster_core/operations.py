@@ -13,8 +13,10 @@ from cluster_core.accounts import (
     set_limits,
     set_locks,
 )
-from cluster_core.books import Books
+from cluster_core.books import WATCHING, Books
+from cluster_core.changes import note_changes
 from cluster_core.compiled import called, inlined
+from cluster_core.holds import NO_SLOT, find_hold
 from cluster_core.postings import (
     capture,
     deposit,
@@ -24,8 +26,9 @@ from cluster_core.postings import (
     transfer,
     withdraw,
 )
-from cluster_core.record import Operation
+from cluster_core.record import Operation, Status
 
+_OK: Final = int(Status.OK)
 _CREATE_ACCOUNT: Final = int(Operation.CREATE_ACCOUNT)
 _DEPOSIT: Final = int(Operation.DEPOSIT)
 _WITHDRAW: Final = int(Operation.WITHDRAW)
@@ -56,6 +59,33 @@ def begin_reply(reply: Any, sequence: int) -> None:
 @inlined
 def execute(command: Any, sequence: int, timestamp_ns: int, reply: Any, books: Books) -> int:
     """Check one command's values, then write. Returns its status and fills the reply."""
+    if books.marks[WATCHING] != np.uint64(0):
+        return _execute_watched(command, sequence, timestamp_ns, reply, books)
+    return _execute(command, sequence, timestamp_ns, reply, books)
+
+
+@called
+def _execute_watched(
+    command: Any, sequence: int, timestamp_ns: int, reply: Any, books: Books
+) -> int:
+    """`execute`, and note the accounts as the command left them."""
+    operation = np.int64(command.operation)
+    debit_id, credit_id = np.int64(command.debit_account), np.int64(command.credit_account)
+    if _CAPTURE <= operation <= _EXPIRE:
+        slot = find_hold(command.reference, books)
+        if slot != NO_SLOT:
+            debit_id = np.int64(books.holds[slot].debit_account)
+            credit_id = np.int64(books.holds[slot].credit_account)
+    status = _execute(command, sequence, timestamp_ns, reply, books)
+    if status == _OK:
+        if operation == _CREATE_ACCOUNT:
+            debit_id = np.int64(reply.entity)
+        note_changes(debit_id, credit_id, sequence, books)
+    return status
+
+
+@inlined
+def _execute(command: Any, sequence: int, timestamp_ns: int, reply: Any, books: Books) -> int:
     operation = np.int64(command.operation)
     if operation == _TRANSFER:
         return transfer(command, sequence, reply, books)

@@ -34,6 +34,7 @@ from cluster_core.record import (
 )
 from cluster_core.ring_buffer import RingBuffer
 from cluster_core.state_machine import StateMachine
+from cluster_core.tally import Tally
 
 RING_CAPACITY: Final = 1 << 17
 """Commands between ingress and egress: 8 MiB of commands and 6 MiB of replies."""
@@ -116,6 +117,8 @@ class Pipeline:
         self.deposed = False
         self.skipped_records = 0
         self.batches = 0
+        self.batches_counted = 0
+        self._barrier = 0
         self._sealed = position
         self._state = state
         self._writer = writer
@@ -126,6 +129,7 @@ class Pipeline:
         self._replies = RingBuffer(capacity, REPLY_BYTES, first_sequence=state.applied)
         self._reply_records = self._replies.array(REPLY)
         self._replied = self._replies.add_reader("replied")
+        self.tally = Tally(self._commands, self._replies)
         self._waiting: deque[tuple[int, Route, Any]] = deque()
         self._unanswered: deque[tuple[int, Route, Any]] = deque()
         self._in_flight: deque[_InFlight] = deque()
@@ -166,14 +170,55 @@ class Pipeline:
     # 2. journal
 
     def journal_waiting(self) -> None:
-        """Seal and append what waits, as far as natural batching allows."""
-        while self._waiting and not self.stopped_because:
+        """Seal and append what waits, as far as natural batching allows.
+
+        Reads wait for a batch too: a HEARTBEAT where no commands wait.
+        """
+        while (self._waiting or self._barrier > self.batches) and not self.stopped_because:
             if self._in_flight and (
-                self._commands.published - self._sealed.next_sequence < FURTHER_BATCH_COMMANDS
+                self._unsealed < FURTHER_BATCH_COMMANDS
                 or len(self._in_flight) >= MAX_BATCHES_IN_FLIGHT
             ):
                 return
-            self._journal_batch()
+            if self._waiting:
+                self._journal_batch()
+            else:
+                self._append(Kind.HEARTBEAT)
+
+    @property
+    def enough(self) -> int:
+        """How many more commands are worth a look after the coming `journal_waiting`.
+
+        Fewer would wait for a delivery. While as many batches as may be are in flight any number
+        would, but may go into the ring meanwhile.
+        """
+        unsealed = self._unsealed
+        if not self._in_flight:
+            return FURTHER_BATCH_COMMANDS if unsealed else 1
+        if len(self._in_flight) < MAX_BATCHES_IN_FLIGHT and unsealed < FURTHER_BATCH_COMMANDS:
+            return FURTHER_BATCH_COMMANDS - unsealed
+        return FURTHER_BATCH_COMMANDS
+
+    @property
+    def has_full_batch(self) -> bool:
+        """Whether more wouldn't make the next batch larger."""
+        return self._unsealed >= MAX_MESSAGE_COMMANDS
+
+    @property
+    def _unsealed(self) -> int:
+        return self._commands.published - self._sealed.next_sequence
+
+    def barrier(self) -> int:
+        """Ask for a batch, the next to be sealed, and tell its number from 1 on.
+
+        Once `batches_counted` has reached it, the state is not older than this call: nobody else
+        led before that batch counted. Those in flight already prove nothing of the kind. One
+        batch serves all that ask before it is sealed; `journal_waiting` appends it.
+        """
+        if self.stopped_because or not self._sealed.has_leader:
+            raise InvariantViolated("a barrier after the end of the term")
+        self._barrier = self.batches + 1
+        return self._barrier
 
     def _journal_batch(self) -> None:
         first = self._sealed.next_sequence
@@ -287,6 +332,9 @@ class Pipeline:
         if batch.kind is Kind.COMMANDS:
             self._apply(batch)
             self._reply(batch)
+        else:
+            self._count_answers(batch, batch.end_sequence)
+        self.batches_counted += 1
         self._check_cursors()
 
     # 4. state machine
@@ -298,7 +346,12 @@ class Pipeline:
             raise InvariantViolated(f"replies begin at {first}, state at {self._state.applied}")
         self._state.apply_into(commands, batch.after.timestamp_ns, self._reply_records)
         self._replies.publish(first, batch.end_sequence)
+        self._count_answers(batch, first)
         self._applied.advance(batch.end_sequence)
+
+    def _count_answers(self, batch: _InFlight, first: int) -> None:
+        append_ns = self._clock_ns() - batch.after.timestamp_ns
+        self.tally.count(first, batch.end_sequence, append_ns)
 
     # 5. egress
 
@@ -323,6 +376,21 @@ class Pipeline:
             )
 
     # the end
+
+    @property
+    def applied(self) -> int:
+        """All commands below this sequence are in the state."""
+        return self._state.applied
+
+    @property
+    def in_flight_commands(self) -> int:
+        """Commands that were taken and not answered yet, from any thread."""
+        return max(self._commands.published - self._replied.sequence, 0)
+
+    @property
+    def ring_capacity(self) -> int:
+        """Commands that the ring holds."""
+        return self._commands.capacity
 
     @property
     def idle(self) -> bool:

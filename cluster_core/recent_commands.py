@@ -10,6 +10,7 @@ word's upper bits tell its home. The hash is keyed by a seed of the process, so 
 outside can craft ids that collide; the table is no part of the state.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from numba.core import types
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.compiled import array_type, inlined, kernel, prefetch, sparse_array
+from cluster_core.compiled import array_type, inlined, kernel, prefetch, records, sparse_array
 from cluster_core.record import REPLY, ReplyFlag, Status
 
 NOT_FOUND: Final = -1
@@ -78,13 +79,35 @@ RECENT_COMMANDS: Final[Any] = types.NamedTuple(  # type: ignore[no-untyped-call]
 """Numba's type of the window, for a kernel's signature."""
 
 
+MakeWindow = Callable[[LedgerParameters, int], RecentCommands]
+"""Makes a window without entries from a ledger's parameters and a hash seed."""
+
+AllocateRows = Callable[[int, Any, int], npt.NDArray[Any]]
+"""Gives a zeroed array of so many rows of a dtype, with so many columns (one: of one dimension)."""
+
+
 def empty_window(parameters: LedgerParameters, hash_seed: int) -> RecentCommands:
     """A window without entries. Raises OSError when memory is refused."""
+
+    def in_memory(count: int, dtype: Any, columns: int) -> npt.NDArray[Any]:
+        return sparse_array(count, dtype, columns=columns)
+
+    return map_window(parameters, hash_seed, in_memory)
+
+
+def map_window(
+    parameters: LedgerParameters, hash_seed: int, allocate: AllocateRows
+) -> RecentCommands:
+    """A window whose ring `allocate` gives: ids, fingerprints and replies, in this order.
+
+    The ring is written slot after slot, and read where it is written next; else only to answer
+    a duplicate. The table is hit at random. Raises OSError when memory is refused.
+    """
     capacity = parameters.window_capacity
     return RecentCommands(
-        sparse_array(capacity, np.uint64, columns=2),
-        sparse_array(capacity, np.uint64),
-        sparse_array(capacity, REPLY),
+        records(allocate(capacity, np.uint64, 2)),
+        records(allocate(capacity, np.uint64, 1)),
+        records(allocate(capacity, REPLY, 1)),
         sparse_array(2 * capacity, np.uint64),
         np.uint64(64 - capacity.bit_length()),
         np.uint64(hash_seed & (2**64 - 1)),

@@ -4,6 +4,7 @@
 except the leader's pipeline on batches that it has seen counted.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -16,9 +17,12 @@ from cluster_core.batch import (
     LedgerParameters,
     open_batch,
 )
+from cluster_core.books import MakeBooks, empty_books
+from cluster_core.entries import EntryRecorder
 from cluster_core.errors import InvariantViolated, JournalFault
 from cluster_core.journal import JournalRecord
 from cluster_core.reader_rule import Judgement, Position, Verdict, judge
+from cluster_core.recent_commands import MakeWindow, empty_window
 from cluster_core.record import COMMAND, MAX_MESSAGE_COMMANDS, REPLY
 from cluster_core.state_machine import StateMachine
 from cluster_core.structure import find_malformed
@@ -32,16 +36,30 @@ class Replica:
     `state` is None until the first EPOCH_START has fixed the ledger's parameters. `ledger_id` is
     the digest of the ledger's first batch. `leader` is the body of the newest counted EPOCH_START,
     `counted_offset` the offset of the newest counted record, -1 before the first.
+    `recorder`, if set, sees each batch before and after it is applied.
+    `between_batches`, if set, is called after each batch of commands: readers are let in there.
+    `replayed_commands` and `skipped_records` count what this object has read.
     """
 
-    def __init__(self, *, hash_seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        hash_seed: int = 0,
+        make_books: MakeBooks = empty_books,
+        make_window: MakeWindow = empty_window,
+    ) -> None:
         self.position = Position()
         self.state: StateMachine | None = None
         self.ledger_id = NO_LEDGER
         self.leader: EpochStart | None = None
         self.counted_offset = -1
         self.skipped_records = 0
+        self.recorder: EntryRecorder | None = None
+        self.between_batches: Callable[[], None] | None = None
+        self.replayed_commands = 0
         self._hash_seed = hash_seed
+        self._make_books = make_books
+        self._make_window = make_window
         self._replies = np.zeros(MAX_MESSAGE_COMMANDS, REPLY)
 
     @property
@@ -77,7 +95,12 @@ class Replica:
 
     def _begin_epoch(self, start: EpochStart, header: Header) -> None:
         if self.state is None:
-            self.state = StateMachine(start.parameters, hash_seed=self._hash_seed)
+            self.state = StateMachine(
+                start.parameters,
+                hash_seed=self._hash_seed,
+                make_books=self._make_books,
+                make_window=self._make_window,
+            )
             self.ledger_id = header.digest
         elif start.parameters != self.state.parameters:
             raise JournalFault(
@@ -95,4 +118,11 @@ class Replica:
             raise JournalFault(
                 f"command {malformed[0]}: {malformed[1]}: use the newer program that wrote it"
             )
+        if self.recorder is not None:
+            self.recorder.before(self.state, commands)
         self.state.apply_into(commands, header.timestamp_ns, self._replies)
+        self.replayed_commands += len(commands)
+        if self.recorder is not None:
+            self.recorder.after(self.state, commands, self._replies, header.timestamp_ns)
+        if self.between_batches is not None:
+            self.between_batches()

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_core.batch import EpochStart
+from cluster_core.books import MakeBooks, empty_books
 from cluster_core.compiled import records
 from cluster_core.errors import SnapshotDamaged
 from cluster_core.holds import enter_restored_holds
-from cluster_core.recent_commands import enter_restored
+from cluster_core.recent_commands import MakeWindow, empty_window, enter_restored
 from cluster_core.record import HOLD, MAX_ASSETS, REPLY
 from cluster_core.replay import Replica
 from cluster_core.snapshot import (
@@ -38,13 +39,25 @@ class Restorer:
     All `add_...` methods raise SnapshotDamaged, naming the first row that isn't what was saved.
     """
 
-    def __init__(self, header: SnapshotHeader, *, hash_seed: int = 0) -> None:
+    def __init__(
+        self,
+        header: SnapshotHeader,
+        *,
+        hash_seed: int = 0,
+        make_books: MakeBooks = empty_books,
+        make_window: MakeWindow = empty_window,
+    ) -> None:
         """Raises SnapshotDamaged for a header whose parts don't fit each other."""
         self.header = header
         self.rows = 0
         _check_header(header)
         self._hash_seed = hash_seed
-        self._state = StateMachine(header.parameters, hash_seed=hash_seed)
+        self._state = StateMachine(
+            header.parameters,
+            hash_seed=hash_seed,
+            make_books=make_books,
+            make_window=make_window,
+        )
         self._accounts = 0
         self._entries = 0
         self._holds: list[npt.NDArray[Any]] = []

@@ -223,6 +223,22 @@ class WindowCopy:
         return b"".join(column[first:end].tobytes() for column in self._columns)
 
 
+class WindowInPlace(WindowCopy):
+    """The window itself, for a replica that stands still until its snapshot is saved."""
+
+    def __init__(self, window: RecentCommands) -> None:
+        self.entries = 0
+        self._columns = (
+            window.ids,
+            window.fingerprints.reshape(-1, 1),
+            words_of(window.replies),
+        )
+
+    def keep_up(self, window: RecentCommands, entries: int, limit: int | None = None) -> None:
+        """Nothing is copied."""
+        self.entries = entries
+
+
 @dataclass(frozen=True)
 class TakenState:
     """Copies of what changed, as of one sequence. `finish` needs the state no more."""
@@ -272,12 +288,22 @@ class Snapshotter:
     """
 
     def __init__(
-        self, replica: Replica, base: SnapshotBase | None, replaced: SnapshotHeader | None = None
+        self,
+        replica: Replica,
+        base: SnapshotBase | None,
+        replaced: SnapshotHeader | None = None,
+        *,
+        copy_window: bool = True,
     ) -> None:
-        """Without a base, `replaced` is the header of what the first delta replaces, if any."""
+        """Without a base, `replaced` is the header of what the first delta replaces, if any.
+
+        Without `copy_window` the replay must stand still until a taken state is saved: it is read
+        where it lies, which spares the memory of a second window.
+        """
         self.replica = replica
         self._base = base
         self._replaced = replaced
+        self._copy_window = copy_window
         self._window: WindowCopy | None = None
         self._copies = _RowCopies()
 
@@ -353,7 +379,11 @@ class Snapshotter:
 
     def _window_of(self, state: StateMachine) -> WindowCopy:
         if self._window is None:
-            self._window = WindowCopy(state.parameters.window_capacity)
+            self._window = (
+                WindowCopy(state.parameters.window_capacity)
+                if self._copy_window
+                else WindowInPlace(state.window)
+            )
         return self._window
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_core.batch import LedgerParameters
-from cluster_core.books import Books, empty_books
+from cluster_core.books import WATCHING, Books, MakeBooks, empty_books
 from cluster_core.chains import new_chain
 from cluster_core.compiled import records
 from cluster_core.holds import NO_SLOT, list_expired, slot_of_hold
 from cluster_core.kernel import apply_batch
-from cluster_core.recent_commands import RecentCommands, empty_window
+from cluster_core.recent_commands import MakeWindow, RecentCommands, empty_window
 from cluster_core.record import (
     DEFAULT_ASSET,
     DEFAULT_ASSET_DECIMALS,
@@ -35,17 +35,27 @@ class StateMachine:
     """The ledger's state and its kernel.
 
     `hash_seed` keys the hash tables of command ids and holds: random in servers, and without
-    effect on replies, state or digest. One thread at a time may call `apply`.
+    effect on replies, state or digest. `make_books` and `make_window` say in which memory they lie.
+    One thread at a time may call `apply`; others read through `reading.BooksReader`.
     """
 
-    def __init__(self, parameters: LedgerParameters, *, hash_seed: int = 0) -> None:
+    def __init__(
+        self,
+        parameters: LedgerParameters,
+        *,
+        hash_seed: int = 0,
+        make_books: MakeBooks = empty_books,
+        make_window: MakeWindow = empty_window,
+    ) -> None:
         self.parameters = parameters
-        self._books = empty_books(parameters, hash_seed)
+        self.hash_seed = hash_seed
+        self._books = make_books(parameters, hash_seed)
         self._ledger, self._accounts, self._assets, self._holds, *_ = self._books
-        self._window = empty_window(parameters, hash_seed)
+        self._window = make_window(parameters, hash_seed)
         self._chain = new_chain()
         self._hashes = np.zeros(MAX_MESSAGE_COMMANDS, np.uint64)
         self._scratch = np.zeros(MAX_MESSAGE_COMMANDS, REPLY)
+        self._times_watched = 0
         self._register_default_asset()
 
     def _register_default_asset(self) -> None:
@@ -158,6 +168,18 @@ class StateMachine:
     def books(self) -> Books:
         """Accounts, assets, holds and counters, for snapshots and readers; read them only."""
         return self._books
+
+    def watch(self, watched: bool) -> None:
+        """Note accounts in `books.changes` as commands leave them, or stop it.
+
+        Readers tell by the mark that it was stopped meanwhile: each time it has another number.
+        """
+        marks = self._books.marks
+        if watched and not marks[WATCHING]:
+            self._times_watched += 1
+            marks[WATCHING] = self._times_watched
+        elif not watched:
+            marks[WATCHING] = 0
 
     @property
     def window(self) -> RecentCommands:

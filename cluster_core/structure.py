@@ -113,6 +113,15 @@ def _first_malformed(commands: npt.NDArray[Any], from_client: bool) -> tuple[int
     return -1, 0
 
 
+def client_operations() -> tuple[list[int], list[int]]:
+    """By operation number: the bits of the fields that it uses, -1 for none that a client may
+    send, and the flags that it takes. For a check elsewhere that follows these rules.
+    """
+    fields = _FIELDS.tolist()
+    fields[_EXPIRE] = -1
+    return fields, _FLAGS.tolist()
+
+
 def find_malformed(commands: npt.NDArray[Any], *, from_client: bool) -> tuple[int, str] | None:
     """The first structurally wrong command of COMMAND [n] and what is wrong, or None.
 

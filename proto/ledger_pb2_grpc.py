@@ -197,6 +197,16 @@ class QueryServiceStub(object):
                 request_serializer=proto_dot_ledger__pb2.GetAccountRequest.SerializeToString,
                 response_deserializer=proto_dot_ledger__pb2.GetAccountResponse.FromString,
                 _registered_method=True)
+        self.GetAccounts = channel.unary_unary(
+                '/ringledger.v1.QueryService/GetAccounts',
+                request_serializer=proto_dot_ledger__pb2.GetAccountsRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.GetAccountsResponse.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/ringledger.v1.QueryService/ListAccounts',
+                request_serializer=proto_dot_ledger__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
         self.GetHold = channel.unary_unary(
                 '/ringledger.v1.QueryService/GetHold',
                 request_serializer=proto_dot_ledger__pb2.GetHoldRequest.SerializeToString,
@@ -207,12 +217,29 @@ class QueryServiceStub(object):
                 request_serializer=proto_dot_ledger__pb2.GetTotalsRequest.SerializeToString,
                 response_deserializer=proto_dot_ledger__pb2.GetTotalsResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/ringledger.v1.QueryService/Watch',
+                request_serializer=proto_dot_ledger__pb2.WatchRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetAccount(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccounts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +258,12 @@ class QueryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -238,6 +271,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetAccount,
                     request_deserializer=proto_dot_ledger__pb2.GetAccountRequest.FromString,
                     response_serializer=proto_dot_ledger__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'GetAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccounts,
+                    request_deserializer=proto_dot_ledger__pb2.GetAccountsRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.GetAccountsResponse.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=proto_dot_ledger__pb2.ListAccountsRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.ListAccountsResponse.SerializeToString,
             ),
             'GetHold': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHold,
@@ -248,6 +291,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetTotals,
                     request_deserializer=proto_dot_ledger__pb2.GetTotalsRequest.FromString,
                     response_serializer=proto_dot_ledger__pb2.GetTotalsResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=proto_dot_ledger__pb2.WatchRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +325,60 @@ class QueryService(object):
             '/ringledger.v1.QueryService/GetAccount',
             proto_dot_ledger__pb2.GetAccountRequest.SerializeToString,
             proto_dot_ledger__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.QueryService/GetAccounts',
+            proto_dot_ledger__pb2.GetAccountsRequest.SerializeToString,
+            proto_dot_ledger__pb2.GetAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.QueryService/ListAccounts',
+            proto_dot_ledger__pb2.ListAccountsRequest.SerializeToString,
+            proto_dot_ledger__pb2.ListAccountsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -341,6 +443,33 @@ class QueryService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ringledger.v1.QueryService/Watch',
+            proto_dot_ledger__pb2.WatchRequest.SerializeToString,
+            proto_dot_ledger__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ClusterServiceStub(object):
     """Missing associated documentation comment in .proto file."""
@@ -356,6 +485,11 @@ class ClusterServiceStub(object):
                 request_serializer=proto_dot_ledger__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=proto_dot_ledger__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.HandOver = channel.unary_unary(
+                '/ringledger.v1.ClusterService/HandOver',
+                request_serializer=proto_dot_ledger__pb2.HandOverRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.HandOverResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -367,6 +501,15 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandOver(self, request, context):
+        """Leaders only: another node says NOT_LEADER. FAILED_PRECONDITION with the reason STANDBY_BEHIND
+        when the standby is too far behind, ABORTED with HAND_OVER_GIVEN_UP when what was in flight was
+        not answered in time; the leader leads on after both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -374,6 +517,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=proto_dot_ledger__pb2.GetStatusRequest.FromString,
                     response_serializer=proto_dot_ledger__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'HandOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=proto_dot_ledger__pb2.HandOverRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.HandOverResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -403,6 +551,369 @@ class ClusterService(object):
             '/ringledger.v1.ClusterService/GetStatus',
             proto_dot_ledger__pb2.GetStatusRequest.SerializeToString,
             proto_dot_ledger__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.ClusterService/HandOver',
+            proto_dot_ledger__pb2.HandOverRequest.SerializeToString,
+            proto_dot_ledger__pb2.HandOverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class HistoryServiceStub(object):
+    """Served by the archiver. Reasons: ACCOUNT_NOT_FOUND; BEYOND_HISTORY with OUT_OF_RANGE for a moment
+    that it hasn't reached; NOT_KEPT with OUT_OF_RANGE for one whose entries aren't kept.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetStatement = channel.unary_unary(
+                '/ringledger.v1.HistoryService/GetStatement',
+                request_serializer=proto_dot_ledger__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.GetBalance = channel.unary_unary(
+                '/ringledger.v1.HistoryService/GetBalance',
+                request_serializer=proto_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.GetBalanceResponse.FromString,
+                _registered_method=True)
+        self.ListBalances = channel.unary_unary(
+                '/ringledger.v1.HistoryService/ListBalances',
+                request_serializer=proto_dot_ledger__pb2.ListBalancesRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.ListBalancesResponse.FromString,
+                _registered_method=True)
+        self.FindCommand = channel.unary_unary(
+                '/ringledger.v1.HistoryService/FindCommand',
+                request_serializer=proto_dot_ledger__pb2.FindCommandRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.FindCommandResponse.FromString,
+                _registered_method=True)
+        self.ListByReference = channel.unary_unary(
+                '/ringledger.v1.HistoryService/ListByReference',
+                request_serializer=proto_dot_ledger__pb2.ListByReferenceRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.ListByReferenceResponse.FromString,
+                _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/ringledger.v1.HistoryService/ListChanges',
+                request_serializer=proto_dot_ledger__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
+        self.ListDayTotals = channel.unary_unary(
+                '/ringledger.v1.HistoryService/ListDayTotals',
+                request_serializer=proto_dot_ledger__pb2.ListDayTotalsRequest.SerializeToString,
+                response_deserializer=proto_dot_ledger__pb2.ListDayTotalsResponse.FromString,
+                _registered_method=True)
+
+
+class HistoryServiceServicer(object):
+    """Served by the archiver. Reasons: ACCOUNT_NOT_FOUND; BEYOND_HISTORY with OUT_OF_RANGE for a moment
+    that it hasn't reached; NOT_KEPT with OUT_OF_RANGE for one whose entries aren't kept.
+    """
+
+    def GetStatement(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBalances(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindCommand(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListByReference(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChanges(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDayTotals(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HistoryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=proto_dot_ledger__pb2.GetStatementRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'GetBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBalance,
+                    request_deserializer=proto_dot_ledger__pb2.GetBalanceRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.GetBalanceResponse.SerializeToString,
+            ),
+            'ListBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBalances,
+                    request_deserializer=proto_dot_ledger__pb2.ListBalancesRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.ListBalancesResponse.SerializeToString,
+            ),
+            'FindCommand': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindCommand,
+                    request_deserializer=proto_dot_ledger__pb2.FindCommandRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.FindCommandResponse.SerializeToString,
+            ),
+            'ListByReference': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListByReference,
+                    request_deserializer=proto_dot_ledger__pb2.ListByReferenceRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.ListByReferenceResponse.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=proto_dot_ledger__pb2.ListChangesRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'ListDayTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDayTotals,
+                    request_deserializer=proto_dot_ledger__pb2.ListDayTotalsRequest.FromString,
+                    response_serializer=proto_dot_ledger__pb2.ListDayTotalsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'ringledger.v1.HistoryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('ringledger.v1.HistoryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class HistoryService(object):
+    """Served by the archiver. Reasons: ACCOUNT_NOT_FOUND; BEYOND_HISTORY with OUT_OF_RANGE for a moment
+    that it hasn't reached; NOT_KEPT with OUT_OF_RANGE for one whose entries aren't kept.
+    """
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/GetStatement',
+            proto_dot_ledger__pb2.GetStatementRequest.SerializeToString,
+            proto_dot_ledger__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/GetBalance',
+            proto_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
+            proto_dot_ledger__pb2.GetBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/ListBalances',
+            proto_dot_ledger__pb2.ListBalancesRequest.SerializeToString,
+            proto_dot_ledger__pb2.ListBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindCommand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/FindCommand',
+            proto_dot_ledger__pb2.FindCommandRequest.SerializeToString,
+            proto_dot_ledger__pb2.FindCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListByReference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/ListByReference',
+            proto_dot_ledger__pb2.ListByReferenceRequest.SerializeToString,
+            proto_dot_ledger__pb2.ListByReferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/ListChanges',
+            proto_dot_ledger__pb2.ListChangesRequest.SerializeToString,
+            proto_dot_ledger__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDayTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ringledger.v1.HistoryService/ListDayTotals',
+            proto_dot_ledger__pb2.ListDayTotalsRequest.SerializeToString,
+            proto_dot_ledger__pb2.ListDayTotalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,19 +25,12 @@ import psycopg
 from psycopg import pq
 
 from client_app.bench_commands import AMOUNT_MOST, FUNDS, random_pairs
-from client_app.bench_machine import ROOT, fresh_folder
+from client_app.bench_machine import NotMeasured, RunFailed
 from client_core.command_ids import CommandIds, LedgerClock
-from tests.service_programs import ServiceFailed
-from tests.services import Postgres
+from tests.bench_services import POSTGRES_SETTINGS, postgres
 
 CALL_TRANSFERS: Final = 1_000
 CONNECTIONS: Final = (1, 2, 4)
-SETTINGS: Final = {
-    # What everybody raises; fsync, synchronous_commit and full_page_writes stay on.
-    "shared_buffers": "1GB",
-    "max_wal_size": "8GB",
-    "checkpoint_timeout": "15min",
-}
 _WARM_UP_SHARE: Final = 10
 """A tenth of the transfers more, not counted."""
 
@@ -120,10 +113,6 @@ Call = tuple[bytes, bytes, bytes, bytes]
 """The binary arrays of one call."""
 
 
-class PeerFailed(Exception):
-    """A call failed, or the balances are not what was sent."""
-
-
 @dataclass(frozen=True)
 class Transfers:
     """Random transfers: ids (n, 2) big-endian u64, accounts from 1, amounts int64 [n]."""
@@ -194,9 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= given.transfers <= _MAX_TRANSFERS or given.accounts < 2:
         parser.error(f"give 1 to {_MAX_TRANSFERS} transfers, and 2 accounts or more")
     try:
-        with fresh_folder() as folder, Postgres(ROOT / folder, SETTINGS) as server:
+        with postgres() as server:
             result = measure(server.conninfo, given.transfers, given.accounts, given.seed)
-    except (ServiceFailed, PeerFailed, psycopg.Error) as error:
+    except (NotMeasured, RunFailed, psycopg.Error) as error:
         print(f"bench_postgres: {error}", file=sys.stderr)
         return 1
     for attempt in result["attempts"]:
@@ -210,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(conninfo: str, transfers: int, accounts: int, seed: int) -> dict[str, Any]:
     """Each number of connections in CONNECTIONS on new tables; the best one is the figure.
 
-    Raises PeerFailed and what psycopg raises.
+    Raises RunFailed and what psycopg raises.
     """
     attempts = [attempt(conninfo, count, transfers, accounts, seed) for count in CONNECTIONS]
     best = max(attempts, key=lambda one: float(one["transfers_per_second"]))
@@ -225,7 +214,7 @@ def measure(conninfo: str, transfers: int, accounts: int, seed: int) -> dict[str
             "transfers": transfers,
             "accounts": accounts,
             "transfers_a_call": CALL_TRANSFERS,
-            "settings": SETTINGS,
+            "settings": POSTGRES_SETTINGS,
             "seed": seed,
         },
     }
@@ -234,14 +223,12 @@ def measure(conninfo: str, transfers: int, accounts: int, seed: int) -> dict[str
 def attempt(
     conninfo: str, connections: int, transfers: int, accounts: int, seed: int
 ) -> dict[str, Any]:
-    """One measured run on new tables. Raises PeerFailed and what psycopg raises."""
+    """One measured run on new tables. Raises RunFailed and what psycopg raises."""
     warm = make_transfers(-(-transfers // _WARM_UP_SHARE), accounts, seed)
     measured = make_transfers(transfers, accounts, seed + 1)
     phases = [list(part.calls()) for part in (warm, measured)]
     with psycopg.connect(conninfo, autocommit=True) as owner, ExitStack() as opened:
-        owner.execute(SCHEMA)
-        owner.execute(_FUND, (FUNDS, accounts))
-        owner.execute("VACUUM ANALYZE accounts")
+        fund(owner, accounts)
         lines = [
             opened.enter_context(psycopg.connect(conninfo, autocommit=True))
             for _ in range(connections)
@@ -261,21 +248,28 @@ def attempt(
     }
 
 
+def fund(owner: psycopg.Connection, accounts: int) -> None:
+    """Make the tables new, with so many funded accounts."""
+    owner.execute(SCHEMA)
+    owner.execute(_FUND, (FUNDS, accounts))
+    owner.execute("VACUUM ANALYZE accounts")
+
+
 def check(
     connection: psycopg.Connection, sent: Sequence[Transfers], accounts: int, booked: int
 ) -> None:
-    """Compare the tables with what was sent. Raises PeerFailed when anything differs."""
+    """Compare the tables with what was sent. Raises RunFailed when anything differs."""
     count = sum(map(len, sent))
     rows = connection.execute("SELECT count(*) FROM transfers").fetchall()
     if (booked, rows[0][0]) != (count, count):
-        raise PeerFailed(f"{count} transfers were sent, {booked} booked, {rows[0][0]} are kept")
+        raise RunFailed(f"{count} transfers were sent, {booked} booked, {rows[0][0]} are kept")
     rows = connection.execute("SELECT balance FROM accounts ORDER BY id").fetchall()
     balances = np.array(rows, np.int64).ravel()
     expected = sum(part.balances(accounts) - FUNDS for part in sent) + FUNDS
     if not np.array_equal(balances, expected):
-        raise PeerFailed("the balances differ from what was sent")
+        raise RunFailed("the balances differ from what was sent")
     if int(balances.sum()) != accounts * FUNDS:
-        raise PeerFailed("the sum of all balances has changed")
+        raise RunFailed("the sum of all balances has changed")
 
 
 def _send(lines: Sequence[psycopg.Connection], calls: Sequence[Call]) -> int:
@@ -296,7 +290,7 @@ def _send_all(line: psycopg.Connection, calls: Sequence[Call]) -> int:
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
     if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
-        raise PeerFailed(result.error_message.decode(errors="replace").strip())
+        raise RunFailed(result.error_message.decode(errors="replace").strip())
     return result
 
 

@@ -3,13 +3,16 @@
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.leader_process import journal_url
-from tests.service_programs import missing_for_kafka, missing_for_postgres
+from tests.leader_process import EDGE_VARIABLE, journal_url
+from tests.service_programs import demand, missing_for_kafka, missing_for_postgres
 from tests.services import KafkaCluster, Postgres
 
 # The first example of a test may compile a kernel: no deadline, and no check of speed.
@@ -26,12 +29,64 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+_WHOLE_PROGRAMS: Final = ("system", "browsing")
+
+
+class ProgramsApart(LoadScopeScheduling):  # type: ignore[misc]
+    """Shares tests out file by file: the first process begins with what starts whole programs.
+
+    The others begin with the rest: several nodes, brokers and browsers at a time are enough for two
+    cores.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: Any) -> None:
+        is_first = node.gateway.id == "gw0"
+        # of programs the files with the fewest tests come first: these take the longest
+        waiting = reversed(self.workqueue) if is_first else iter(self.workqueue)
+        wanted = (file for file in waiting if _starts_programs(file) == is_first)
+        if (file := next(wanted, None)) is not None:
+            self.workqueue.move_to_end(file, last=False)
+        super()._assign_work_unit(node)
+
+
+def _starts_programs(file: str) -> bool:
+    return PurePosixPath(file).parent.name in _WHOLE_PROGRAMS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ProgramsApart:
+    """How `make test` shares the tests out."""
+    return ProgramsApart(config, log)
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One broker for all tests of this process; it starts with the first that wants it."""
-    _demand(missing_for_kafka())
+    demand(missing_for_kafka())
     with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def edge(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each of the edges that can serve a node, in turn: nodes that start meanwhile have it."""
+    name: str = request.param
+    if name == "native":
+        demand(_missing_for_native())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(EDGE_VARIABLE, name)
+        yield name
+
+
+def _missing_for_native() -> str | None:
+    try:
+        import cluster_app.edge._native  # noqa: F401
+    except ImportError:
+        return "the native edge isn't built: install Rust and run `make setup`"
+    return None
 
 
 @pytest.fixture
@@ -43,7 +98,7 @@ def kafka_topic() -> str:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """One PostgreSQL server for all tests of this process."""
-    _demand(missing_for_postgres())
+    demand(missing_for_postgres())
     with Postgres(tmp_path_factory.mktemp("postgres")) as server:
         yield server
 
@@ -57,9 +112,18 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"kafka://{cluster.bootstrap}/{request.getfixturevalue('kafka_topic')}"
 
 
-def _demand(missing: str | None) -> None:
-    """Skip the test if something is missing; in CI nothing is skipped for want of a server."""
-    if missing is not None:
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium, headless, for the tests of one file: `tests.browser.Browser`."""
+    from tests.browser import Browser, missing_for_browser
+
+    demand(missing_for_browser())
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """A program that a test runs in this process sets where logs go, to a file of that test."""
+    yield
+    structlog.reset_defaults()

@@ -197,7 +197,7 @@ def down(servers: list[NativeServer]) -> None:
     for server in servers:
         print(server.down(), flush=True)
     if docker_compose_works():
-        compose("down")
+        compose("--profile", "metrics", "down")
         print("containers: removed; their data stay in Docker's volumes")
 
 

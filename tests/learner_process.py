@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,24 +15,39 @@ from tests.server_process import poll_until
 
 
 class LearnerProcess:
-    """`python -m cluster_app learner`; what it writes goes to files in `folder`."""
+    """`python -m cluster_app learner`; what it writes goes to files in `folder`.
 
-    def __init__(self, folder: Path, journal: str, snapshots: str, *flags: str) -> None:
+    An empty address leaves the flag out: then a variable gives it.
+    """
+
+    role = "learner"
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: str,
+        snapshots: str,
+        *flags: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         environment = {
             name: value for name, value in os.environ.items() if "RINGLEDGER_" not in name
         }
-        number = len(list(folder.glob("learner-*.log")))
-        self._log = folder / f"learner-{number}.log"
-        self._ready = folder / f"learner-{number}.out"
+        number = len(list(folder.glob(f"{self.role}-*.log")))
+        self._log = folder / f"{self.role}-{number}.log"
+        self._ready = folder / f"{self.role}-{number}.out"
         with self._log.open("wb") as log, self._ready.open("wb") as ready:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "cluster_app", "learner"),
-                    *("--journal", journal, "--snapshots", snapshots, *flags),
+                    *(sys.executable, "-m", "cluster_app", self.role),
+                    *("--listen", "127.0.0.1:0"),
+                    *(("--journal", journal) if journal else ()),
+                    *(("--snapshots", snapshots) if snapshots else ()),
+                    *flags,
                 ],
                 stdout=ready,
                 stderr=log,
-                env=environment,
+                env=environment | dict(variables or {}),
                 cwd=Path(__file__).parent.parent,
             )
 
@@ -40,6 +56,16 @@ class LearnerProcess:
         """Standard error so far."""
         return self._log.read_text()
 
+    @property
+    def address(self) -> str:
+        """Where it serves, once it is ready."""
+        return self._ready.read_text().partition("address=")[2].split()[0]
+
+    @property
+    def http_address(self) -> str:
+        """Where metrics and health are, once it is ready."""
+        return self._ready.read_text().partition("http=")[2].split()[0]
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log's complete lines of one event."""
         lines = [json.loads(line) for line in self.log.split("\n")[:-1] if line.startswith("{")]
@@ -47,7 +73,7 @@ class LearnerProcess:
 
     def wait_ready(self) -> Self:
         """Wait until it has read the whole journal. Raises AssertionError with the log."""
-        self.wait_until(lambda: self._ready.read_text().startswith("ready learner"))
+        self.wait_until(lambda: self._ready.read_text().startswith(f"ready {self.role}"))
         return self
 
     def wait_snapshots(self, count: int) -> None:
@@ -72,6 +98,14 @@ class LearnerProcess:
     def wait_exit(self) -> tuple[int, str]:
         """Wait for the end by itself: (exit code, log)."""
         return self.process.wait(START_TIMEOUT_S), self.log
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9, and wait."""

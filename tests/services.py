@@ -95,6 +95,7 @@ class KafkaBroker(ServerProcess):
     def pause(self) -> None:
         """SIGSTOP: it holds its connections and answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # with all its threads
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -1,9 +1,10 @@
 """The benchmark programs, run as a user runs them, with tiny counts: they work and add up."""
 
 import json
-import re
+import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,15 +15,15 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from client_app import bench_rows, bench_suite
 from client_app.bench_commands import FUNDS
-from client_app.bench_machine import SQLITE
+from client_app.bench_machine import BUILD, SQLITE, NotMeasured, RunFailed, cpu_s
 from cluster_app.journals import open_journal
 from cluster_core.batch import HEADER_BYTES, EpochStart, LedgerParameters
 from cluster_core.record import COMMAND_BYTES
-from tests import bench_durability, bench_postgres
+from tests import bench_engine, bench_peers, bench_postgres, bench_throughput
+from tests.bench_report import Figure, Options, Outcome, Report, Row, run_rows, single_report
 from tests.leader_process import LeaderProcess, journal_url
-from tests.server_process import port_is_free
+from tests.service_programs import demand
 from tests.services import KafkaCluster, Postgres
 
 LIMIT_S = 100
@@ -145,11 +146,14 @@ def test_measure_refuses_counts_that_make_no_sense() -> None:
 
 def test_the_suite_measures_one_row_and_writes_it_with_machine_and_command(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    done = run("client_app.bench_suite", "--only", "single", "--quick", "--json", str(path))
+    done = run("tests.bench_engine", "--only", "single", "--scale", "0.1", "--json", str(path))
     assert done.returncode == 0, done.stderr
     assert "| one command at a time, p99 " in done.stdout
     written = json.loads(path.read_text())
-    assert {"machine", "commit", "versions", "quick", "rows"} == set(written)
+    assert (written["format"], written["target"], written["scale"]) == (1, "engine", 0.1)
+    assert written["command"].startswith("python -m tests.bench_engine --only single --scale 0.1")
+    assert {"machine", "commit", "versions", "begun", "seconds"} <= set(written)
+    assert set(written["commit"]) == {"id", "dirty"}
     [row] = written["rows"]
     assert row["name"] == "single"
     assert row["failed"] is None
@@ -159,8 +163,8 @@ def test_the_suite_measures_one_row_and_writes_it_with_machine_and_command(tmp_p
 
 
 def test_a_missed_floor_is_a_high_time_or_a_low_rate() -> None:
-    rate = bench_rows.Figure("rate", "commands", "/s", 1_000, 2_000)
-    time_ms = bench_rows.Figure("p99", "latency", "ms", 3, 1)
+    rate = Figure("rate", "commands", "/s", 1_000, 2_000)
+    time_ms = Figure("p99", "latency", "ms", 3, 1)
     assert rate.misses_floor(999)
     assert not rate.misses_floor(1_000)
     assert time_ms.misses_floor(3.1)
@@ -173,7 +177,7 @@ def test_the_suite_gives_each_leader_a_topic_and_its_flags_and_deletes_the_topic
     path = tmp_path / "bench.json"
     prefix = f"kafka://{kafka.bootstrap}/{kafka_topic}"
     done = run(
-        *("client_app.bench_suite", "--only", "single", "--quick", "--json", str(path)),
+        *("tests.bench_engine", "--only", "single", "--scale", "0.1", "--json", str(path)),
         *("--journal", prefix, "--leader-flag=--max-streams=64", "--leader-flag=--node-id=one"),
     )
     assert done.returncode == 0, done.stderr
@@ -194,19 +198,19 @@ def test_the_suite_replays_from_the_journal_that_it_is_given(
     path = tmp_path / "bench.json"
     prefix = f"kafka://{kafka.bootstrap}/{kafka_topic}"
     done = run(
-        *("client_app.bench_suite", "--only", "replay-1", "--quick", "--json", str(path)),
+        *("tests.bench_engine", "--only", "replay-1", "--scale", "0.1", "--json", str(path)),
         *("--journal", prefix),
     )
     assert done.returncode == 0, done.stderr
     assert "| replay from Kafka, batches of 1 " in done.stdout
     [row] = json.loads(path.read_text())["rows"]
     assert f" --journal {prefix}-" in row["commands"][0]
-    assert row["result"]["batches"] == 20_000 + 2
+    assert row["runs"][0]["result"]["batches"] == 20_000 + 2
 
 
 def test_a_flag_that_no_leader_takes_fails_the_row(tmp_path: Path) -> None:
     done = run(
-        *("client_app.bench_suite", "--only", "single", "--json", str(tmp_path / "bench.json")),
+        *("tests.bench_engine", "--only", "single", "--json", str(tmp_path / "bench.json")),
         "--leader-flag=--max-streams=0",
     )
     assert done.returncode == 1
@@ -216,13 +220,13 @@ def test_a_flag_that_no_leader_takes_fails_the_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("journal", ["kafka://one:9092", "kafka://one:9092/a b", "data.db"])
 def test_the_suite_refuses_a_journal_that_it_cannot_make_anew(journal: str) -> None:
-    done = run("client_app.bench_suite", "--journal", journal)
+    done = run("tests.bench_engine", "--journal", journal)
     assert done.returncode == 2
     assert f"{journal!r}: use sqlite or kafka://HOST:PORT[,...]/PREFIX" in done.stderr
 
 
 def test_floors_and_words_of_a_row_are_those_of_its_journal() -> None:
-    rows = {row.name: row for row in bench_rows.ROWS}
+    rows = {row.name: row for row in bench_engine.ROWS}
 
     def goals(name: str, journal: str) -> list[tuple[str, float | None, float | None]]:
         figures = rows[name].on(journal).figures
@@ -234,46 +238,112 @@ def test_floors_and_words_of_a_row_are_those_of_its_journal() -> None:
     assert goals("replay-1024", SQLITE) == [("replay from SQLite", 3e6, 6e6)]
     assert goals("replay-1024", kafka) == [("replay from Kafka", 3e6, 6e6)]
     assert goals("single", kafka) == goals("single", SQLITE)
-    flushed, single = bench_durability.FLUSHED.own_rows()
-    assert (flushed.name, single.name) == ("flush-transfers", "flush-single")
-    assert [(f.floor, f.aim) for f in flushed.figures] == [(1.2e6, 2.5e6)]
-    assert [f.floor for f in single.figures] == [None, None]
 
 
 @pytest.mark.usefixtures("kafka")  # where no Kafka can run there is nothing to measure
-def test_a_durability_row_has_a_cluster_of_its_own_and_ends_it(tmp_path: Path) -> None:
-    path = tmp_path / "bench-kafka.json"
-    done = run("tests.bench_durability", "--only", "kafka-single", "--quick", "--json", str(path))
+def test_a_setting_has_a_cluster_of_its_own_and_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    before = {*BUILD.glob("bench-*/broker-1")}
+    chosen = ("--only", "kafka-single", "--only", "kafka-batch-1024")
+    small = ("--scale", "0.005", "--runs", "2")
+    done = run("tests.bench_throughput", *chosen, *small, "--json", str(path))
     assert done.returncode == 0, done.stderr
     assert "| Kafka, one broker, acks=all (page cache): one command at a time, p99 " in done.stdout
     written = json.loads(path.read_text())
     assert {"kafka", "java", "postgres", "librdkafka"} <= set(written["versions"])
-    [row] = written["rows"]
-    assert (row["name"], row["failed"], row["not_measured"]) == ("kafka-single", None, None)
-    assert all(figure["measured"] > 0 for figure in row["figures"])
-    broker = re.search(r"--journal kafka://127\.0\.0\.1:(\d+)/", row["commands"][0])
-    assert broker is not None
-    assert port_is_free(int(broker[1]))
+    batch, single = written["rows"]
+    assert (single["name"], single["failed"], single["not_measured"]) == (
+        "kafka-single",
+        None,
+        None,
+    )
+    assert (batch["name"], batch["axes"]) == (
+        "kafka-batch-1024",
+        {"journal": "kafka", "batch": 1_024},
+    )
+    # the headline's row has three whatever is asked
+    assert (len(batch["runs"]), len(single["runs"])) == (3, 2)
+    for row in written["rows"]:
+        for figure in row["figures"]:
+            assert 0 < figure["lowest"] <= figure["measured"] <= figure["highest"]
+    assert batch["runs"][0]["result"]["commands"] == 50_000
+    assert {*BUILD.glob("bench-*/broker-1")} <= before
 
 
-def test_the_ratio_is_to_the_median_of_the_peers_runs() -> None:
-    def report(name: str, rate: float | None) -> bench_suite.Report:
-        row = bench_rows.Row(name, (), lambda _: bench_rows.Outcome((), {}, {}, {}))
-        if rate is None:
-            return bench_suite.Report(row, failed="it failed")
-        return bench_suite.Report(row, bench_rows.Outcome((), {}, {"rate": rate}, {}))
+@pytest.mark.parametrize(
+    ("target", "row", "scale"),
+    [
+        ("latency", "sqlite-1000", "0.05"),
+        ("growth", "accounts-10000", "0.001"),
+        ("admin", "client-account", "0.02"),
+        ("history", "sqlite", "0.002"),
+    ],
+)
+def test_each_benchmark_writes_its_rows(target: str, row: str, scale: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    done = run(f"tests.bench_{target}", "--only", row, "--scale", scale, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    written = json.loads(path.read_text())
+    assert (written["target"], written["only"]) == (target, [row])
+    [found] = written["rows"]
+    assert (found["name"], len(found["runs"])) == (row, 1)
+    assert all(figure["measured"] > 0 for figure in found["figures"] if figure["unit"] == "/s")
 
-    ours = [report("kafka-transfers", 4_000), report("rf3-transfers", 1_000)]
-    peers = [report("postgres", 100), report("postgres", None), report("postgres", 300)]
-    [ratio] = bench_durability.compare([peers[0], ours[0], *peers[1:], ours[1]])
-    assert ratio.outcome is not None
-    assert ratio.outcome.values == {"kafka-transfers": 20.0, "rf3-transfers": 5.0}
-    kafka, replicated = ratio.row.figures
-    assert (kafka.floor, kafka.aim, replicated.floor) == (15, 30, None)
+
+def test_the_cpu_of_a_run_shorter_than_a_tick_is_measured() -> None:
+    before = time.process_time()
+    used_s = cpu_s(os.getpid())
+    assert before < used_s < time.process_time()
+
+
+def test_a_row_that_fails_ends_none_but_itself() -> None:
+    def fail(_: Options) -> Outcome:
+        raise AssertionError("it did not get ready")
+
+    figures = (Figure("rate", "made up", "/s"),)
+    good = Row("good", figures, lambda _: Outcome((), {}, {"rate": 1.0}))
+    bad, well = run_rows([Row("bad", figures, fail), good], Options(runs=2))
+    assert (bad.failed, bad.runs) == ("it did not get ready", [])
+    assert (well.failed, len(well.runs)) == ("", 2)
+
+
+def test_a_row_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
+    done = run("tests.bench_growth", "--only", "accounts-7")
+    assert done.returncode == 2
+    assert "--only accounts-7: there is none; there are accounts-10000, " in done.stderr
+
+
+def test_ratios_are_to_the_median_of_the_peers_runs() -> None:
+    def report(name: str, *rates: float) -> Report:
+        row = Row(name, (Figure("rate", name, "/s"),), lambda _: Outcome((), {}, {}))
+        reports = [single_report(row, Outcome((), {}, {"rate": rate})) for rate in rates]
+        return Report(row, [run for one in reports for run in one.runs])
+
+    ours = [report("kafka-batch-1024", 4_000), report("rf3-batch-1024", 1_000)]
+    peers = [report("peer-postgres-set", 100, 300), report("peer-sqlite-one", 50)]
+    [ratio] = bench_throughput.ratios([*ours, *peers])
+    [run] = ratio.runs
+    assert run.outcome.values == {
+        "kafka": 20.0,
+        "rf3": 5.0,
+        "peer-postgres-set": 1.0,
+        "peer-sqlite-one": 0.25,
+    }
+    kafka = ratio.row.figures[0]
+    assert (kafka.floor, kafka.aim) == (15, 30)
     assert kafka.misses_floor(14.9)
     assert not kafka.misses_floor(20)
-    assert bench_durability.compare(ours) == []
-    assert bench_durability.compare(peers) == []
+    assert bench_throughput.ratios(ours) == []
+
+
+@pytest.mark.parametrize("row", bench_peers.PEER_ROWS, ids=lambda row: row.name)
+def test_each_peer_books_every_transfer(row: Row) -> None:
+    try:
+        outcome = row.measure(Options(scale=0.01))
+    except NotMeasured as reason:
+        demand(str(reason))
+        return
+    assert all(value > 0 for value in outcome.values.values())
 
 
 @pytest.fixture
@@ -350,7 +420,7 @@ def test_a_peer_whose_balances_differ_from_what_was_sent_fails(peer: str) -> Non
     with psycopg.connect(peer, autocommit=True) as connection:
         connection.execute("UPDATE accounts SET balance = %s", (FUNDS,))
         [call] = sent.calls()
-        with pytest.raises(bench_postgres.PeerFailed, match="50 transfers were sent, 0 booked"):
+        with pytest.raises(RunFailed, match="50 transfers were sent, 0 booked"):
             bench_postgres.check(connection, [sent], 10, 0)
         result = connection.pgconn.exec_params(
             b"SELECT book_transfers($1, $2, $3, $4)", call, (2951, 1016, 1016, 1016), (1, 1, 1, 1)
@@ -358,5 +428,5 @@ def test_a_peer_whose_balances_differ_from_what_was_sent_fails(peer: str) -> Non
         assert result.get_value(0, 0) == b"50"
         bench_postgres.check(connection, [sent], 10, 50)
         connection.execute("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
-        with pytest.raises(bench_postgres.PeerFailed, match="balances differ"):
+        with pytest.raises(RunFailed, match="balances differ"):
             bench_postgres.check(connection, [sent], 10, 50)

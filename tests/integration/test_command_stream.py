@@ -18,6 +18,7 @@ from client_core.errors import (
     OutcomeUnknown,
     StreamBusy,
     StreamClosed,
+    Unauthenticated,
     Unavailable,
 )
 from client_core.records import Reply
@@ -238,6 +239,30 @@ async def test_a_node_that_does_not_lead_names_the_leader(node: ScriptedNode, ta
     assert error.leader == "10.0.0.7:9500"
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "STREAM_LIMIT", Unavailable),
+        (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_WRONG", Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, "", Unauthenticated),
+    ],
+)
+async def test_a_stream_that_was_never_let_in_ran_nothing(
+    node: ScriptedNode,
+    target: str,
+    code: grpc.StatusCode,
+    reason: str,
+    kind: type[Exception],
+) -> None:
+    async def refuse(index: int, context: Any) -> None:
+        await abort(context, code, reason)
+
+    node.on_message = refuse
+    async with CommandStream(target) as stream:
+        [error] = await outcomes(stream.submit(command(1)))
+    assert type(error) is kind
+
+
 async def send_one_by_one(stream: CommandStream, node: ScriptedNode, count: int) -> list[Any]:
     """`count` commands, each a message of its own."""
     calls = []
@@ -324,7 +349,7 @@ async def test_an_end_that_races_with_a_write_leaves_no_wrong_outcome(
     block = commands(*range(1, 1_001))
     async with CommandStream(target, max_in_flight_commands=1 << 20) as stream:
         for _ in range(20):
-            calls = [stream._enqueue(block, 1_000, None, packed=True) for _ in range(200)]
+            calls = [asyncio.ensure_future(stream.submit_many(block)) for _ in range(200)]
             results = await outcomes(*calls)
             # Eight blocks a message: 0-2 are answered, 3 is wrong, none of the rest was run. Where
             # a failing write has hidden the node's status, unknown is the truth that is left.

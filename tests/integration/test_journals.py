@@ -218,3 +218,85 @@ def test_a_writer_that_missed_records_is_found_out(open_journal: OpenJournal, st
     assert shows_foreign_write(deliveries.wait(1), expected=stale)
     writer.close()
     assert [r.value for r in journal.reader(0).read(DEADLINE_S)][:3] == values
+
+
+def trimmed(open_journal: OpenJournal, below: int, count: int = 60) -> Journal:
+    journal = open_journal()
+    append_all(journal, values_upto(count))
+    open_journal().trim(below)
+    return journal
+
+
+def test_a_trim_moves_the_start_and_nothing_else(open_journal: OpenJournal) -> None:
+    journal, values = trimmed(open_journal, 40), values_upto(60)
+    assert (journal.start_offset(), journal.end_offset()) == (40, 60)
+    kept = read_all(journal.reader(40), 20)
+    assert [(r.offset, r.value) for r in kept] == list(enumerate(values))[40:]
+    for below in (0, 10, 40):
+        journal.trim(below)
+        assert journal.start_offset() == 40
+    assert append_all(open_journal(), [b"next"]) == [60]
+
+
+@pytest.mark.parametrize("below", [-1, 61])
+def test_a_trim_beyond_the_end_is_refused(open_journal: OpenJournal, below: int) -> None:
+    journal = open_journal()
+    append_all(journal, values_upto(60))
+    with pytest.raises(ValueError, match="ends at 60"):
+        journal.trim(below)
+    assert (journal.start_offset(), journal.end_offset()) == (0, 60)
+
+
+@pytest.mark.parametrize("offset", [0, 39])
+def test_a_reader_below_the_start_is_told_that_it_was_trimmed(
+    open_journal: OpenJournal, offset: int
+) -> None:
+    journal = trimmed(open_journal, 40)
+    with pytest.raises(OffsetTrimmed, match=f"offset {offset} "):
+        read_all(journal.reader(offset), 1)
+
+
+def test_a_reader_that_a_trim_overtakes_is_told_or_has_it_all_already(
+    open_journal: OpenJournal,
+) -> None:
+    journal = open_journal()
+    append_all(journal, values_upto(60))
+    waiting, behind = journal.reader(60), journal.reader(0)
+    journal.trim(60)
+    assert (journal.start_offset(), journal.end_offset()) == (60, 60)
+    try:
+        assert [record.offset for record in read_all(behind, 60)] == list(range(60))
+    except OffsetTrimmed as error:
+        assert "offset 0 " in str(error)  # noqa: PT017 - a Kafka consumer may have read ahead
+    assert append_all(open_journal(), [b"next"]) == [60]
+    assert [record.offset for record in read_all(waiting, 1)] == [60]
+
+
+def test_a_writer_that_missed_what_was_trimmed_is_found_out(open_journal: OpenJournal) -> None:
+    """Its offset is free again: only the journal's own end can tell."""
+    journal = trimmed(open_journal, 60)
+    deliveries = Deliveries()
+    writer = journal.writer(30, deliveries)
+    writer.append(b"stale")
+    assert shows_foreign_write(deliveries.wait(1), expected=30)
+    writer.close()
+    assert journal.start_offset() == 60
+
+
+def test_a_trim_disturbs_neither_appends_nor_readers(open_journal: OpenJournal) -> None:
+    journal, deliveries = open_journal(), Deliveries()
+    append_all(journal, [b"x" * 20_000] * 1_500)
+    reader = open_journal().reader(1_400)
+    trimmer = open_journal()
+    trim = threading.Thread(target=trimmer.trim, args=(1_400,))
+    writer = journal.writer(1_500, deliveries)
+    trim.start()
+    for number in range(200):
+        writer.append(b"%d" % number)
+        deliveries.wait(number + 1)
+    trim.join(DEADLINE_S)
+    assert not trim.is_alive()
+    writer.close()
+    assert deliveries.offsets(200) == list(range(1_500, 1_700))
+    assert [record.offset for record in read_all(reader, 300)] == list(range(1_400, 1_700))
+    assert journal.start_offset() == 1_400

@@ -231,7 +231,7 @@ def test_a_broker_with_a_trusted_certificate_is_used_and_another_is_told(
     tls = {"security.protocol": "SSL"}
     doubtful = KafkaOptions(properties=tls, wait_s=2)
     text = _raised(JournalFault, lambda: KafkaJournal(url, doubtful), 4)
-    assert "ssl.ca.location" in text
+    assert "ssl.ca.location names who signed the broker's certificate" in text
     trusted = KafkaOptions(properties=tls | {"ssl.ca.location": str(guarded.certificate)})
     with closing(KafkaJournal(url, trusted)) as journal:
         assert append_all(journal, [b"in secret"]) == [0]
@@ -268,7 +268,8 @@ def test_a_broker_that_comes_back_is_found_by_a_reader_and_by_an_opening(
         reader = journal.reader(0)
         assert [r.value for r in reader.read(DEADLINE_S)] == [b"before"]
         broker.kill()
-        opening = opener.submit(KafkaJournal, f"{guarded_url}-2")
+        patient = KafkaOptions(wait_s=2 * DEADLINE_S)
+        opening = opener.submit(KafkaJournal, f"{guarded_url}-2", patient)
         assert reader.read(0.5) == []
         assert not opening.done()
         broker.start()
@@ -422,3 +423,21 @@ def test_a_purge_reports_what_is_in_flight_and_a_close_waits_only_so_long(
             broker.resume()
         broker.wait_ready()
         assert 2 <= journal.end_offset() <= 42
+
+
+def test_a_closed_writer_s_threads_and_connections_end_though_somebody_keeps_it(url: str) -> None:
+    with closing(KafkaJournal(url)) as journal:
+        before = _own_threads()
+        writer = journal.writer(0, Deliveries())
+        append_all(journal, [b"value"])
+        assert _own_threads() > before
+        writer.close()
+        writer.purge()
+        with pytest.raises(JournalStopped):
+            writer.append(b"more")
+        assert poll_until(lambda: _own_threads() <= before, DEADLINE_S)
+
+
+def _own_threads() -> int:
+    """Threads of this process, librdkafka's among them."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())

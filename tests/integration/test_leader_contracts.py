@@ -26,7 +26,7 @@ DEADLINE_S = 20.0
 
 @pytest.fixture(scope="module", params=["sqlite", "kafka"])
 def leader(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    edge: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LeaderProcess]:
     journal = journal_url(tmp_path_factory.mktemp("journal"))
     if request.param == "kafka":

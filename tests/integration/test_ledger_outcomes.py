@@ -1,5 +1,6 @@
 """What client_core's Ledger concludes from an id's own status, against a real leader."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from client_core import (
     CommandStream,
     IdInFuture,
     Ledger,
+    LedgerClock,
     NotFound,
     OutcomeUnknown,
     OutcomeUnsettled,
@@ -88,6 +90,18 @@ async def test_an_id_ahead_of_ledger_time_was_surely_not_run_and_may_be_sent_aga
             [*deposits(ledger, account, 1), early, *deposits(ledger, account, 1)], atomic=True
         )
     assert (await ledger.account(account)).posted == 0
+
+
+async def test_one_reply_about_the_future_brings_a_clock_that_is_ahead_down(
+    address: str, ledger: Ledger
+) -> None:
+    account = await opened(ledger)
+    ahead = LedgerClock(time.time_ns() + 60 * 10**9)
+    async with CommandStream(address, clock=ahead) as stream:
+        early = client_core.deposit(stream.command_ids.next_id(), account, 1)
+        assert (await stream.submit(early)).status is Status.COMMAND_ID_IN_FUTURE
+        soon = client_core.deposit(stream.command_ids.next_id(), account, 1)
+        assert (await stream.submit(soon)).status is Status.OK
 
 
 async def test_a_chain_of_which_a_part_left_the_window_is_an_unknown_outcome(

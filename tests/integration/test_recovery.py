@@ -1,54 +1,36 @@
 """Where a node begins: a snapshot and the rest of the journal, or it says why not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from cluster_app import leader
+from cluster_app.archiver import head_of
+from cluster_app.archiver_start import check_head
 from cluster_app.errors import Stopped
-from cluster_app.recovery import recover
+from cluster_app.history_tables import Extent
+from cluster_app.metrics import NodeMetrics
+from cluster_app.recovery import read_base, recover, recover_overtaken
 from cluster_app.snapshot_store import SnapshotStore, open_snapshots
-from cluster_core.batch import Kind, LedgerParameters
-from cluster_core.errors import OffsetTrimmed, SnapshotRefused
-from cluster_core.journal import Journal, JournalRecord, MemoryJournal
+from cluster_core.batch import Kind
+from cluster_core.errors import OffsetTrimmed, SnapshotOvertaken, SnapshotRefused
+from cluster_core.journal import Journal, MemoryJournal, MemoryReader
 from cluster_core.replay import Replica
-from cluster_core.snapshot import Snapshotter
-from tests.property.strategies import NS_PER_S
+from cluster_core.restore import Restorer
+from cluster_core.snapshot import SnapshotBase, SnapshotHeader, Snapshotter
+from tests.journal_replay import SMALL_LEDGER, replay
 from tests.random_ledger import RandomJournal
 
-PARAMETERS: Final = LedgerParameters(1_024, NS_PER_S, 1_000, 200)
 NEVER: Final[Callable[[], bool]] = lambda: False  # noqa: E731
-
-
-class TrimmedJournal(MemoryJournal):
-    """A journal whose first records are gone."""
-
-    first = 0
-
-    def start_offset(self) -> int:
-        return self.first
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
     return open_snapshots(f"sqlite:///{tmp_path / 'snapshots.db'}")
-
-
-def records_of(journal: Journal, first: int, end: int) -> Iterator[JournalRecord]:
-    with closing(journal.reader(first)) as reader:
-        while first < end:
-            for record in reader.read(0.0, end - first):
-                yield record
-                first += 1
-
-
-def replay(journal: Journal, replica: Replica, end: int) -> Replica:
-    for record in records_of(journal, replica.position.next_offset, end):
-        replica.take(record)
-    return replica
 
 
 def save_at(journal: Journal, store: SnapshotStore, end: int) -> None:
@@ -59,7 +41,7 @@ def save_at(journal: Journal, store: SnapshotStore, end: int) -> None:
 
 
 def random_journal(journal: Journal, batches: int = 60) -> RandomJournal:
-    ledger = RandomJournal(journal, 11, PARAMETERS)
+    ledger = RandomJournal(journal, 11, SMALL_LEDGER)
     for number in range(batches):
         ledger.run_some(1 + 37 * number % 200)
         if number % 7 == 0:
@@ -92,9 +74,9 @@ def test_without_a_snapshot_a_node_begins_at_the_journal_s_start(store: Snapshot
 
 
 def test_without_a_snapshot_a_trimmed_journal_is_refused(store: SnapshotStore) -> None:
-    journal = TrimmedJournal()
+    journal = MemoryJournal()
     random_journal(journal, 3)
-    journal.first = 2
+    journal.trim(2)
     with pytest.raises(OffsetTrimmed, match="begins at offset 2"):
         recover(journal, store, NEVER)
 
@@ -102,16 +84,16 @@ def test_without_a_snapshot_a_trimmed_journal_is_refused(store: SnapshotStore) -
 def test_a_snapshot_is_taken_up_from_a_journal_that_was_trimmed_up_to_its_last_record(
     store: SnapshotStore,
 ) -> None:
-    journal = TrimmedJournal()
+    journal = MemoryJournal()
     ledger = random_journal(journal, 30)
     save_at(journal, store, journal.end_offset())
     header = store.newest()
     assert header is not None
-    journal.first = header.counted_offset
+    journal.trim(header.counted_offset)
     replica, _ = recover(journal, store, NEVER)
     assert replica.state is not None
     assert replica.state.digest() == ledger.machine.digest()
-    journal.first += 1
+    journal.trim(header.counted_offset + 1)
     with pytest.raises(SnapshotRefused, match="trimmed"):
         recover(journal, store, NEVER)
 
@@ -119,7 +101,7 @@ def test_a_snapshot_is_taken_up_from_a_journal_that_was_trimmed_up_to_its_last_r
 def test_a_snapshot_of_another_ledger_is_refused(store: SnapshotStore) -> None:
     journal, other = MemoryJournal(), MemoryJournal()
     random_journal(journal, 3)
-    RandomJournal(other, 12, PARAMETERS)
+    RandomJournal(other, 12, SMALL_LEDGER)
     save_at(journal, store, journal.end_offset())
     with pytest.raises(SnapshotRefused, match="of another ledger"):
         recover(other, store, NEVER)
@@ -155,3 +137,184 @@ def test_a_restore_ends_when_it_is_asked_to(store: SnapshotStore) -> None:
     save_at(journal, store, journal.end_offset())
     with pytest.raises(Stopped):
         recover(journal, store, lambda: True)
+
+
+class RacingStore:
+    """A store of which a newer snapshot is saved, and a trim follows, after each restore."""
+
+    def __init__(self, journal: Journal, store: SnapshotStore, offsets: list[int]) -> None:
+        self.name = store.name
+        self._journal = journal
+        self._store = store
+        self._replica = Replica()
+        self._offsets = offsets
+
+    def restore(
+        self, begin: Callable[[SnapshotHeader], Restorer], progress: Callable[[Restorer], None]
+    ) -> Restorer | None:
+        restorer = self._store.restore(begin, progress)
+        self.overtake()
+        return restorer
+
+    def overtake(self) -> None:
+        """Save a snapshot up to the next offset, if one is left, and trim up to that."""
+        if self._offsets:
+            replay(self._journal, self._replica, self._offsets.pop(0))
+            delta = Snapshotter(self._replica, None, self._store.newest()).take(1).finish()
+            self._store.save(delta)
+            self._journal.trim(delta.header.counted_offset)
+
+
+def test_a_snapshot_that_a_trim_overtakes_is_left_for_the_newer_one(store: SnapshotStore) -> None:
+    journal = MemoryJournal()
+    ledger = random_journal(journal, 30)
+    save_at(journal, store, 5)
+    racing: Any = RacingStore(journal, store, [15, 25])
+    replica, _ = recover(journal, racing, NEVER)
+    assert replica.position.next_offset == 25
+    replay(journal, replica, journal.end_offset())
+    assert replica.state is not None
+    assert replica.state.digest() == ledger.machine.digest()
+
+
+class OvertakenStore(RacingStore):
+    """The same as each base and each header is read, before anybody has looked at it."""
+
+    def read_base(self) -> SnapshotBase | None:
+        base = self._store.read_base()
+        self.overtake()
+        return base
+
+    def restore(
+        self, begin: Callable[[SnapshotHeader], Restorer], progress: Callable[[Restorer], None]
+    ) -> Restorer | None:
+        def begin_late(header: SnapshotHeader) -> Restorer:
+            self.overtake()
+            return begin(header)
+
+        return self._store.restore(begin_late, progress)
+
+
+def test_a_base_that_a_trim_overtakes_as_it_is_read_is_left_for_the_newer_one(
+    store: SnapshotStore,
+) -> None:
+    journal = MemoryJournal()
+    random_journal(journal, 30)
+    save_at(journal, store, 5)
+    overtaken: Any = OvertakenStore(journal, store, [15, 20, 22, 24, 26])
+    with pytest.raises(SnapshotOvertaken, match="what lies between was trimmed"):
+        read_base(journal, overtaken)
+    base = read_base(journal, overtaken)
+    assert base is not None
+    assert base.header.position.next_offset == 26
+
+
+def test_a_snapshot_that_a_trim_overtakes_as_its_header_is_read_is_left_for_the_newer_one(
+    store: SnapshotStore,
+) -> None:
+    journal = MemoryJournal()
+    random_journal(journal, 30)
+    save_at(journal, store, 5)
+    overtaken: Any = OvertakenStore(journal, store, [15, 25])
+    replica, _ = recover(journal, overtaken, NEVER)
+    assert replica.position.next_offset == 25
+
+
+class JustTrimmedJournal(MemoryJournal):
+    """A trim takes its first records after its start was asked for, before they are read."""
+
+    below = 0
+
+    def reader(self, offset: int) -> MemoryReader:
+        self.trim(max(self.below, self.start_offset()))
+        return super().reader(offset)
+
+
+def test_first_records_that_a_trim_takes_before_they_are_read_contradict_no_snapshot(
+    store: SnapshotStore,
+) -> None:
+    journal = JustTrimmedJournal()
+    random_journal(journal, 30)
+    save_at(journal, store, 20)
+    header = store.newest()
+    assert header is not None
+    journal.below = header.counted_offset
+    base = read_base(journal, store)
+    assert base is not None
+    assert base.header == header
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_first_records_that_a_trim_takes_before_they_are_read_contradict_no_history(
+    kept: bool,
+) -> None:
+    journal = JustTrimmedJournal()
+    random_journal(journal, 30)
+    replica = replay(journal, Replica(), 20)
+    head = head_of(replica)
+    journal.below = head.counted_offset + (not kept)
+    check_head(journal, Extent(replica.ledger_id, head, 0, False, 1))
+
+
+def test_a_node_that_a_trim_overtook_goes_on_from_the_newest_snapshot(store: SnapshotStore) -> None:
+    journal = MemoryJournal()
+    ledger = random_journal(journal, 30)
+    save_at(journal, store, 20)
+    behind = replay(journal, Replica(), 7)
+    header = store.newest()
+    assert header is not None
+    journal.trim(header.counted_offset)
+    with pytest.raises(OffsetTrimmed):
+        replay(journal, behind, 8)
+    replica, base = recover_overtaken(journal, store, behind.position, behind.ledger_id, NEVER)
+    assert base.header == header
+    replay(journal, replica, journal.end_offset())
+    assert replica.state is not None
+    assert replica.state.digest() == ledger.machine.digest()
+
+
+class TrappedJournal(MemoryJournal):
+    """A journal that something happens to once, when reading begins at an offset."""
+
+    trap = -1
+    spring: Callable[[], None]
+
+    def reader(self, offset: int) -> MemoryReader:
+        reader = super().reader(offset)
+        if offset == self.trap:
+            self.trap = -1
+            self.spring()
+        return reader
+
+
+def test_a_leader_that_a_trim_overtakes_while_it_replays_begins_again(store: SnapshotStore) -> None:
+    journal = TrappedJournal()
+    ledger = random_journal(journal, 30)
+    save_at(journal, store, 5)
+
+    def save_and_trim() -> None:
+        save_at(journal, store, 20)
+        newest = store.newest()
+        assert newest is not None
+        journal.trim(newest.counted_offset)
+
+    journal.trap, journal.spring = 5, save_and_trim
+    with closing(leader._restore(journal, store, NodeMetrics("leader", "test"), NEVER)) as follower:
+        assert journal.start_offset() > 5
+        replica = follower.replica
+        assert replica.position.next_offset == journal.end_offset()
+        assert replica.state is not None
+        assert replica.state.digest() == ledger.machine.digest()
+
+
+def test_a_node_that_a_trim_overtook_says_when_no_snapshot_leads_on(store: SnapshotStore) -> None:
+    journal = MemoryJournal()
+    random_journal(journal, 30)
+    save_at(journal, store, 5)
+    here, ledger_id = replay(journal, Replica(), 7).position, bytes(32)
+    for looked_at in (store, None):
+        with pytest.raises(OffsetTrimmed, match=r"offset 7 was trimmed, and .* has no snapshot"):
+            recover_overtaken(journal, looked_at, here, ledger_id, NEVER)
+    save_at(journal, store, 9)
+    with pytest.raises(SnapshotRefused, match="of another ledger"):
+        recover_overtaken(journal, store, here, b"x" * 32, NEVER)

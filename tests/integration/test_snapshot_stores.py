@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import psycopg
 import pytest
 
-from cluster_app.errors import UsageError
+from cluster_app.errors import StoreRefuses, UsageError
 from cluster_app.snapshot_store import SnapshotStore, open_snapshots
 from cluster_app.snapshot_tables import ACCOUNTS, ASSETS, HEADER, HOLDS, SEGMENTS
 from cluster_core.batch import LedgerParameters
@@ -27,40 +26,9 @@ from tests.property.strategies import NS_PER_S
 from tests.random_ledger import RandomLedger
 from tests.services import Postgres
 from tests.snapshot_rows import move, replica_of
+from tests.store_address import TABLES, Address, PostgresAddress, SqliteAddress
 
-TABLES = ("snapshot", "accounts", "holds", "assets", "window_segments")
 PARAMETERS = LedgerParameters(8_192, NS_PER_S, 1_000, 800)
-
-
-class Address(Protocol):
-    """A store's URL, and SQL on it by a connection of our own."""
-
-    url: str
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]: ...
-
-
-class SqliteAddress:
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "snapshots.db"
-        self.url = f"sqlite:///{self.path}"
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            return connection.execute(statement).fetchall()
-
-
-class PostgresAddress:
-    def __init__(self, server: Postgres) -> None:
-        self.url = server.url
-        self.conninfo = server.conninfo
-        for table in (*TABLES, "ringledger_version"):
-            self.sql(f"DROP TABLE IF EXISTS {table} CASCADE")
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.conninfo, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode())
-            return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -293,7 +261,10 @@ def test_balances_shows_amounts_with_their_decimals(address: Address) -> None:
 def test_both_stores_have_the_same_columns(tmp_path: Path, postgres: Postgres) -> None:
     questions = (
         "SELECT name FROM pragma_table_info('{}')",
-        "SELECT column_name FROM information_schema.columns WHERE table_name = '{}'",
+        (
+            "SELECT column_name FROM information_schema.columns "
+            "WHERE table_name = '{}' AND table_schema = current_schema()"
+        ),
     )
     names: list[dict[str, list[str]]] = []
     addresses: tuple[Address, ...] = (SqliteAddress(tmp_path), PostgresAddress(postgres))
@@ -340,12 +311,69 @@ def test_a_foreign_or_torn_file_is_refused_with_a_reason(tmp_path: Path) -> None
             store.save(saved.take())
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_foreign_table_in_the_schema_is_refused_untouched(postgres: Postgres, table: str) -> None:
+    address = PostgresAddress(postgres)
+    address.sql(f"CREATE TABLE {table}(id int)")
+    address.sql(f"INSERT INTO {table} VALUES (7)")
+    saved = Saved(address)
+    assert saved.store.newest() is None
+    with pytest.raises(SnapshotRefused, match="another program's tables") as told:
+        saved.save()
+    assert f'"{table}" already exists' in str(told.value)
+    assert "ringledger:ringledger" not in str(told.value)
+    assert address.sql(f"SELECT * FROM {table}") == [(7,)]
+    assert address.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(1,)]
+
+
+def test_a_schema_of_our_own_beside_foreign_tables_does(postgres: Postgres) -> None:
+    address = PostgresAddress(postgres)
+    address.sql("CREATE TABLE accounts(id int)")
+    address.sql("DROP SCHEMA IF EXISTS ledger CASCADE")
+    address.sql("CREATE SCHEMA ledger")
+    address.url += "?options=-csearch_path%3Dledger"
+    saved = Saved(address)
+    saved.save()
+    check_restored(saved)
+
+
 def test_an_unreachable_server_is_told_without_the_password() -> None:
     store = open_snapshots("postgresql+psycopg://user:topsecret@127.0.0.1:1/ledger")
     with pytest.raises(StoreUnavailable) as told:
         store.newest()
+    assert not isinstance(told.value, StoreRefuses)
     assert "topsecret" not in str(told.value) + store.name
     assert "127.0.0.1" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (":ringledger@", ":topsecret@", "password authentication failed"),
+        ("//ringledger:", "//nobody:", "password authentication failed"),
+        ("/ringledger", "/nowhere", 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_server_that_refuses_is_told_from_one_that_is_not_there(
+    postgres: Postgres, right: str, wrong: str, said: str
+) -> None:
+    before, found, after = postgres.url.rpartition(right)
+    assert found
+    with pytest.raises(StoreRefuses, match=said) as told:
+        open_snapshots(before + wrong + after).newest()
+    assert "topsecret" not in str(told.value)
+
+
+def test_a_table_that_may_not_be_read_is_a_refusal(postgres: Postgres) -> None:
+    address = PostgresAddress(postgres)
+    Saved(address).save()
+    address.sql("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
+    address.sql("GRANT USAGE ON SCHEMA public TO stranger")
+    stranger = address.url.replace("//ringledger:ringledger@", "//stranger:stranger@")
+    with pytest.raises(StoreRefuses, match="permission denied"):
+        open_snapshots(stranger).newest()
+    address.sql("DROP OWNED BY stranger")
+    address.sql("DROP ROLE stranger")
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:///", "mysql://a:topsecret@b/c", "snapshots.db"])

@@ -367,3 +367,30 @@ def test_a_copy_of_file_and_wal_of_a_living_journal_is_a_journal(path: Path) -> 
     copied = SqliteJournal(copy)
     assert [r.value for r in read_all(copied.reader(0), 20)] == values_upto(20)
     copied.close()
+
+
+@pytest.mark.parametrize("with_another", [False, True])
+def test_a_file_that_is_removed_or_replaced_under_its_node_stops_reader_and_writer(
+    path: Path, with_another: bool
+) -> None:
+    fill(path, 3)
+    journal = SqliteJournal(path)
+    reader = journal.reader(0)
+    assert len(reader.read(DEADLINE_S)) == 3
+    assert reader.read(0) == []
+    deliveries = Deliveries()
+    writer = journal.writer(3, deliveries)
+    copy = path.with_name("copy.db")
+    shutil.copy(path, copy)
+    path.unlink()
+    if with_another:
+        copy.rename(path)
+    with pytest.raises(JournalFault, match="was removed or replaced under this node"):
+        reader.read(0)
+    writer.append(values_upto(4)[3])
+    [delivery] = deliveries.wait(1)
+    assert delivery.offset is None
+    assert "was removed or replaced under this node" in delivery.error
+    writer.close()
+    reader.close()
+    journal.close()

@@ -17,7 +17,7 @@ MAX = 2**63 - 1
 
 
 @pytest.fixture(scope="module")
-def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
+def channel(edge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     journal = journal_url(tmp_path_factory.mktemp("journal"))
     with (
         LeaderProcess(journal) as process,

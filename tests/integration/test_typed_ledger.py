@@ -28,7 +28,7 @@ KWD = Asset(3, "KWD", 3)
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(edge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with LeaderProcess(journal_url(tmp_path_factory.mktemp("journal"))) as process:
         yield process.wait_ready().address
 
@@ -331,7 +331,7 @@ async def test_many_commands_on_many_accounts_are_looked_up_and_run(
 async def test_an_account_whose_asset_was_forgotten_is_looked_up_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_core.ledger, "REMEMBERED_MAX", 2)
+    monkeypatch.setattr(client_core.ledger_queries, "REMEMBERED_MAX", 2)
     accounts = [await opened(ledger, "1", asset) for asset in (EUR, KWD, EUR, KWD)]
     for account, told in zip(accounts, ("3.00", "3.000") * 2, strict=True):
         assert str((await ledger.deposit(account, 2)).credit_balance) == told

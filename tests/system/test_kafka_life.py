@@ -383,7 +383,7 @@ def test_the_partitions_leader_may_die_or_freeze_under_load(
 
 
 def test_late_writes_of_a_deposed_leader_are_skipped_by_every_replay(url: str) -> None:
-    with LeaderProcess(url, "--node-id", "older") as older:
+    with LeaderProcess(url, "--node-id", "older", "--no-standby") as older:
         submit(older.wait_ready().address, create_account())
         load = Load(older.address)
         load.wait_some()

@@ -12,17 +12,16 @@ import psycopg
 import pytest
 
 from cluster_app.journals import open_journal
-from cluster_app.recovery import recover
-from cluster_app.snapshot_store import SnapshotStore, open_snapshots
-from cluster_core.replay import Replica
-from cluster_core.snapshot import SnapshotHeader
-from tests.integration.test_recovery import PARAMETERS, records_of
+from cluster_app.snapshot_store import open_snapshots
+from tests.journal_replay import SMALL_LEDGER
 from tests.leader_process import LeaderProcess, journal_url
 from tests.learner_process import LearnerProcess
 from tests.ledger_load import DEADLINE_S, Load, check_retry, create_account, submit
 from tests.random_ledger import RandomJournal
 from tests.server_process import poll_until
 from tests.services import Postgres
+from tests.store_address import PostgresAddress
+from tests.stored_snapshot import check_stored
 
 OFTEN = ("--snapshot-interval-s", "0.1")
 
@@ -32,14 +31,7 @@ def snapshots(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'snapshots.db'}"
-    return emptied(request.getfixturevalue("postgres"))
-
-
-def emptied(server: Postgres) -> str:
-    with psycopg.connect(server.conninfo, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    return server.url
+    return PostgresAddress(request.getfixturevalue("postgres")).url
 
 
 @pytest.fixture
@@ -54,30 +46,6 @@ def leader(tmp_path: Path) -> Iterator[LeaderProcess]:
     with LeaderProcess(journal_url(tmp_path), "--no-snapshot") as process:
         submit(process.wait_ready().address, create_account())
         yield process
-
-
-def check_stored(journal_address: str, store: SnapshotStore) -> SnapshotHeader:
-    """What is stored is the state of the journal up to there, and its rest leads to the same."""
-    with closing(open_journal(journal_address)) as journal:
-        restored, base = recover(journal, store, lambda: False)
-        assert base is not None
-        header, replayed = base.header, Replica(hash_seed=1)
-        for record in records_of(journal, 0, header.position.next_offset):
-            replayed.take(record)
-        check_alike(restored, replayed)
-        for record in records_of(journal, header.position.next_offset, journal.end_offset()):
-            for replica in (restored, replayed):
-                replica.take(record)
-        check_alike(restored, replayed)
-        return header
-
-
-def check_alike(restored: Replica, replayed: Replica) -> None:
-    assert restored.state is not None
-    assert replayed.state is not None
-    assert restored.state.digest() == replayed.state.digest()
-    assert restored.position == replayed.position
-    assert restored.counted_offset == replayed.counted_offset
 
 
 def test_a_leader_starts_from_the_learner_s_snapshot_and_the_rest(
@@ -189,7 +157,7 @@ def test_a_learner_waits_for_a_postgres_that_is_down_at_its_start(
     journal = journal_url(tmp_path)
     own_postgres.stop()
     with LearnerProcess(tmp_path, journal, own_postgres.url, *OFTEN) as learner:
-        learner.wait_until(lambda: learner.events("the snapshot store can't be read"))
+        learner.wait_until(lambda: learner.events("a store gives nothing: waiting for it"))
         assert "ringledger:ringledger" not in learner.log
         own_postgres.start()
         own_postgres.wait_ready()
@@ -201,7 +169,7 @@ def test_a_learner_waits_for_a_postgres_that_is_down_at_its_start(
 def test_a_refused_transaction_is_told_and_tried_again(
     tmp_path: Path, postgres: Postgres, leader: LeaderProcess
 ) -> None:
-    journal, snapshots = journal_url(tmp_path), emptied(postgres)
+    journal, snapshots = journal_url(tmp_path), PostgresAddress(postgres).url
     with LearnerProcess(tmp_path, journal, snapshots, *OFTEN) as learner:
         learner.wait_snapshots(1)
         database = "ALTER DATABASE ringledger SET default_transaction_read_only"
@@ -211,6 +179,21 @@ def test_a_refused_transaction_is_told_and_tried_again(
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(f"{database} = off".encode())
         assert "read-only" in learner.events("the snapshot was not saved")[0]["error"]
+        learner.wait_snapshots(len(learner.events("snapshot")) + 1)
+        learner.stop()
+    check_stored(journal, open_snapshots(snapshots))
+
+
+def test_a_table_that_somebody_locks_is_told_and_the_snapshot_is_tried_again(
+    tmp_path: Path, postgres: Postgres, leader: LeaderProcess
+) -> None:
+    journal, snapshots = journal_url(tmp_path), PostgresAddress(postgres).url
+    with LearnerProcess(tmp_path, journal, snapshots, *OFTEN) as learner:
+        learner.wait_snapshots(1)
+        with psycopg.connect(postgres.conninfo) as connection:
+            connection.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+            learner.wait_until(lambda: learner.events("the snapshot was not saved"))
+        assert "lock" in learner.events("the snapshot was not saved")[0]["error"]
         learner.wait_snapshots(len(learner.events("snapshot")) + 1)
         learner.stop()
     check_stored(journal, open_snapshots(snapshots))
@@ -264,7 +247,7 @@ def test_a_snapshot_comes_after_so_many_commands_too(tmp_path: Path, leader: Lea
 def test_a_fault_in_the_journal_ends_a_learner_with_one_line(tmp_path: Path) -> None:
     address, snapshots = journal_url(tmp_path), f"sqlite:///{tmp_path / 'snapshots.db'}"
     with closing(open_journal(address)) as journal:
-        ledger = RandomJournal(journal, 5, PARAMETERS)
+        ledger = RandomJournal(journal, 5, SMALL_LEDGER)
         ledger.run_some(100)
         with LearnerProcess(tmp_path, address, snapshots, *OFTEN) as learner:
             learner.wait_snapshots(1)
@@ -284,7 +267,7 @@ def test_a_changed_row_stops_leader_and_learner_with_one_line_that_names_it(
 ) -> None:
     address = journal_url(tmp_path)
     with closing(open_journal(address)) as journal:
-        ledger = RandomJournal(journal, 5, PARAMETERS)
+        ledger = RandomJournal(journal, 5, SMALL_LEDGER)
         ledger.run_some(100)
         ledger.close()
     with LearnerProcess(tmp_path, address, snapshots) as learner:

@@ -16,10 +16,10 @@ from cluster_app.snapshot_store import SnapshotStore, open_snapshots
 from cluster_core.batch import LedgerParameters
 from cluster_core.restore import Restorer
 from cluster_core.snapshot import SnapshotDelta, Snapshotter
-from tests.integration.test_snapshot_stores import PostgresAddress
 from tests.property.strategies import NS_PER_S
 from tests.random_ledger import RandomLedger
 from tests.snapshot_rows import move, replica_of
+from tests.store_address import PostgresAddress
 
 PARAMETERS: Final = LedgerParameters(8_192, NS_PER_S, 1_000, 800)
 STEPS_MAX: Final = 60

@@ -6,7 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from tests.follower_process import FollowerProcess
 from tests.leader_process import LeaderProcess, journal_url
+from tests.learner_process import LearnerProcess
 from tests.ledger_load import Load, check_retry, create_account, deposits, submit
 
 
@@ -18,14 +20,13 @@ def _make_ledger(folder: Path) -> Path:
     return folder / "journal.db"
 
 
-def _rewrite(path: Path, offset: int, change: "list[tuple[int, int]]") -> None:
-    """Overwrite bytes of one stored value."""
+def _rewrite(path: Path, offset: int, index: int, mask: int) -> None:
+    """Flip the bits of `mask` in one byte of a stored value."""
     with closing(sqlite3.connect(path)) as database:
         select = "SELECT value FROM batches WHERE offset = ?"
         [value] = database.execute(select, (offset,)).fetchone()
         changed = bytearray(value)
-        for index, byte in change:
-            changed[index] = byte
+        changed[index] ^= mask
         database.execute("UPDATE batches SET value = ? WHERE offset = ?", (bytes(changed), offset))
         database.commit()
 
@@ -60,17 +61,20 @@ def test_a_flipped_byte_in_the_journal_stops_the_start_and_names_the_offset(
     tmp_path: Path,
 ) -> None:
     path = _make_ledger(tmp_path)
-    _rewrite(path, 2, [(200, 0xFF)])
+    with closing(sqlite3.connect(path)) as database:  # which batch has commands may vary
+        select = "SELECT min(offset) FROM batches WHERE length(value) > 200"
+        [offset] = database.execute(select).fetchone()
+    _rewrite(path, offset, 200, 0xFF)
     with LeaderProcess(journal_url(tmp_path)) as leader:
         code, log = leader.wait_exit()
     assert code == 1
-    assert "journal offset 2: digest does not match" in log
+    assert f"journal offset {offset}: digest does not match" in log
     assert "Traceback" not in log
 
 
 def test_a_journal_of_a_newer_format_stops_the_start_and_says_so(tmp_path: Path) -> None:
     path = _make_ledger(tmp_path)
-    _rewrite(path, 1, [(8, 2)])
+    _rewrite(path, 1, 8, 1 ^ 2)
     with LeaderProcess(journal_url(tmp_path)) as leader:
         code, log = leader.wait_exit()
     assert code == 1
@@ -98,3 +102,23 @@ def test_a_folder_that_cannot_be_made_is_said_with_its_path(tmp_path: Path) -> N
     assert code == 1
     assert f"{tmp_path}/file" in log
     assert "Traceback" not in log
+
+
+def test_a_journal_removed_under_leader_follower_and_learner_ends_each_with_one_line(
+    tmp_path: Path,
+) -> None:
+    journal, store = journal_url(tmp_path), f"sqlite:///{tmp_path / 'snapshots.db'}"
+    with (
+        LeaderProcess(journal, "--no-snapshot") as leader,
+        FollowerProcess(tmp_path, journal, "--no-snapshot") as follower,
+        LearnerProcess(tmp_path, journal, store) as learner,
+    ):
+        submit(leader.wait_ready().address, create_account(), deposits(10))
+        follower.wait_ready()
+        learner.wait_ready()
+        for file in tmp_path.glob("journal.db*"):
+            file.unlink()
+        for code, log in (leader.wait_exit(), follower.wait_exit(), learner.wait_exit()):
+            assert code == 1
+            assert "was removed or replaced under this node: stop all nodes" in log
+            assert "Traceback" not in log

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client_core import records, wire
+from client_core import messages, records, wire
 from client_core.errors import IdInFuture, OutcomeUnsettled, Refused
 from client_core.records import CommandFlag, Operation, Reply, Side, Status
 from proto import ledger_pb2
@@ -85,10 +85,10 @@ def test_flags_stand_in_their_bits(command: bytes, flags: int, reference: int) -
 
 def test_linking_ties_all_commands_but_the_last_and_may_be_repeated() -> None:
     commands = [records.deposit(ID, account, 1) for account in (1, 2, 3)]
-    chain = records.link(commands)
-    assert [records.is_linked(chain[at : at + 64]) for at in (0, 64, 128)] == [True, True, False]
-    assert records.link([chain]) == chain
-    assert records.link(commands[:1]) == commands[0]
+    chain = messages.link(commands)
+    assert [messages.is_linked(chain[at : at + 64]) for at in (0, 64, 128)] == [True, True, False]
+    assert messages.link([chain]) == chain
+    assert messages.link(commands[:1]) == commands[0]
 
 
 def test_a_transfer_has_these_very_bytes() -> None:
@@ -223,3 +223,30 @@ def test_a_response_with_a_torn_reply_is_refused() -> None:
     torn = ledger_pb2.SubmitResponse(replies=bytes(40), ledger_time_ns=1).SerializeToString()
     with pytest.raises(ValueError, match="40"):
         wire.read_response(torn)
+
+
+def reply(sequence: int, flags: int = 0) -> bytes:
+    return struct.pack("<QQqqqHHI", sequence, 0, 0, 0, 0, 1, flags, 0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "newest"),
+    [
+        (b"", -1),
+        (reply(7) + reply(8), 8),
+        (reply(9) + reply(3, flags=1), 9),
+        (reply(5, flags=1) + reply(6, flags=1) + reply(2, flags=1), 6),
+        (reply(2, flags=1) + reply(30), 30),
+    ],
+)
+def test_the_newest_sequence_of_a_message_is_found_among_duplicates(
+    replies: bytes, newest: int
+) -> None:
+    assert messages.newest_sequence(replies) == newest
+    assert messages.newest_sequence(memoryview(replies)) == newest
+
+
+def test_a_message_can_only_be_sent_again_when_every_command_has_an_id() -> None:
+    with_id, without = records.transfer(ID, 1, 2, 3), records.transfer(bytes(16), 1, 2, 3)
+    assert messages.have_ids(with_id + with_id)
+    assert not messages.have_ids(with_id + without)

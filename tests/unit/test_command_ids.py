@@ -113,3 +113,34 @@ def test_a_clock_that_runs_fast_stays_well_within_a_second_of_the_ledger(
         latency_ns = turn % 7 * 300_000
         clock.observe(ledger_ns - latency_ns)
         assert -10_000_000 < clock.now_ns() - ledger_ns < 10_000_000
+
+
+def test_after_an_id_in_the_future_the_clock_comes_down_at_once(
+    clock: LedgerClock, monotonic: FakeMonotonic
+) -> None:
+    ids = CommandIds(clock)
+    monotonic.now_ns += 3 * SECOND_NS
+    refused = ids.next_id()
+    clock.come_down(START_NS + SECOND_NS)
+    assert clock.now_ns() == START_NS + SECOND_NS
+    block = ids.take(3)
+    assert id_ms(block[0].tobytes()) == (START_NS + SECOND_NS) // 1_000_000
+    assert block[0].tobytes() < refused
+    later = ids.next_id()
+    assert later > block[-1].tobytes()
+
+
+def test_coming_down_never_sets_the_clock_ahead(clock: LedgerClock) -> None:
+    clock.come_down(START_NS + SECOND_NS)
+    assert clock.now_ns() == START_NS
+
+
+def test_ids_that_are_drawn_twice_for_one_millisecond_differ(clock: LedgerClock) -> None:
+    ids = CommandIds(clock)
+    blocks = []
+    for _ in range(100):
+        blocks.append(ids.take(100))
+        clock.come_down(START_NS - SECOND_NS)
+        clock.observe(START_NS)
+    drawn = np.concatenate(blocks).view(np.uint8).reshape(-1, 16)
+    assert len(np.unique(drawn, axis=0)) == len(drawn)

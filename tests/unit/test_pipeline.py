@@ -1,117 +1,21 @@
 """The leader's stages on a scripted journal: order, batching, fates, and when a term ends."""
 
-from collections import deque
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster_core.batch import EpochStart, Kind, LedgerParameters, open_batch, seal
+from cluster_core.batch import Kind, open_batch, seal
 from cluster_core.errors import InvariantViolated
-from cluster_core.journal import Delivery, JournalRecord, MemoryJournal
+from cluster_core.journal import Delivery
 from cluster_core.pipeline import (
     FURTHER_BATCH_COMMANDS,
     MAX_BATCHES_IN_FLIGHT,
     Fate,
-    Pipeline,
 )
-from cluster_core.record import COMMAND, REPLY, Operation, Status
+from cluster_core.record import COMMAND, Operation, Status
 from cluster_core.replay import Replica
-from cluster_core.state_machine import StateMachine
-
-PARAMETERS = LedgerParameters(window_capacity=1024, account_capacity=1000)
-LEADER = b"L" * 16
-
-
-class Caller:
-    """A route that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.replies: list[tuple[Any, np.ndarray[Any, Any], int]] = []
-        self.fates: list[tuple[Any, Fate]] = []
-
-    def replied(self, token: Any, replies: memoryview, ledger_time_ns: int) -> None:
-        self.replies.append((token, np.frombuffer(bytes(replies), REPLY), ledger_time_ns))
-
-    def failed(self, token: Any, fate: Fate, reason: str) -> None:
-        self.fates.append((token, fate))
-
-
-class HeldWriter:
-    """A journal writer whose deliveries the test reports by hand."""
-
-    def __init__(self, journal: MemoryJournal) -> None:
-        self.held: deque[Delivery] = deque()
-        self.values: list[bytes] = []
-        self.purged = False
-        self._writer = journal.writer(0, self.held.append)
-
-    def append(self, value: bytes) -> None:
-        self.values.append(value)
-        self._writer.append(value)
-
-    def purge(self) -> None:
-        self.purged = True
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Leadership:
-    """A pipeline after its EPOCH_START on a journal in memory."""
-
-    def __init__(self, capacity: int = 1 << 14) -> None:
-        self.now_ns = 1_000
-        self.journal = MemoryJournal(lambda: self.now_ns)
-        replica = Replica()
-        self.append_foreign(_epoch_start(replica, LEADER))
-        for record in self.journal.reader(0).read(0):
-            replica.take(record)
-        assert replica.state is not None
-        self.state: StateMachine = replica.state
-        self.writer = HeldWriter(self.journal)
-        self.caller = Caller()
-        self.pipeline = Pipeline(
-            self.state,
-            self.writer,
-            replica.position,
-            clock_ns=lambda: self.now_ns,
-            read_journal=self._read,
-            capacity=capacity,
-        )
-
-    def _read(self, first: int, last: int) -> list[JournalRecord]:
-        return list(self.journal.reader(first).read(0, last - first + 1))
-
-    def append_foreign(self, value: bytes) -> None:
-        self.journal.writer(0, lambda _: None).append(value)
-
-    def submit(self, count: int, token: Any = None) -> bool:
-        return self.pipeline.submit(_creates(count), self.caller, token)
-
-    def deliver(self) -> None:
-        self.pipeline.delivered(self.writer.held.popleft())
-
-
-def _epoch_start(replica: Replica, leader_id: bytes) -> bytes:
-    position = replica.position
-    value, _ = seal(
-        Kind.EPOCH_START,
-        epoch=position.epoch + 1,
-        leader_id=leader_id,
-        first_sequence=position.next_sequence,
-        timestamp_ns=position.timestamp_ns,
-        previous_chain=position.chain,
-        body=(EpochStart("node", "127.0.0.1:1", PARAMETERS).pack(),),
-    )
-    return value
-
-
-def _creates(count: int) -> bytes:
-    commands = np.zeros(count, COMMAND)
-    commands["operation"] = Operation.CREATE_ACCOUNT
-    commands["asset"] = 1
-    return commands.tobytes()
+from tests.held_leadership import Leadership
 
 
 def test_nothing_is_applied_before_it_is_journaled_and_nothing_answered_before_applied() -> None:
@@ -227,10 +131,7 @@ def test_a_late_write_of_somebody_deposed_between_two_batches_is_skipped_and_cou
 
 def test_another_leader_between_two_batches_ends_the_term_unanswered() -> None:
     leader = Leadership()
-    replica = Replica()
-    for record in leader.journal.reader(0).read(0):
-        replica.take(record)
-    leader.append_foreign(_epoch_start(replica, b"N" * 16))
+    leader.append_successor()
     leader.submit(1, "late")
     leader.pipeline.journal_waiting()
     leader.deliver()
@@ -350,3 +251,86 @@ def test_a_replica_of_the_journal_has_the_leaders_digest_and_chain() -> None:
     assert replica.state is not None
     assert replica.state.digest() == leader.state.digest()
     assert replica.position == leader.pipeline.counted
+
+
+def test_a_batch_in_flight_is_no_barrier_and_the_heartbeat_after_it_is() -> None:
+    leader = Leadership()
+    leader.submit(1)
+    leader.pipeline.journal_waiting()
+    wanted = leader.pipeline.barrier()
+    leader.pipeline.journal_waiting()
+    assert len(leader.writer.values) == 1
+    leader.deliver()
+    assert leader.pipeline.batches_counted < wanted
+    leader.pipeline.journal_waiting()
+    assert open_batch(leader.writer.values[-1]).kind is Kind.HEARTBEAT
+    leader.deliver()
+    assert leader.pipeline.batches_counted == wanted
+
+
+def test_commands_that_wait_are_the_barrier_and_no_heartbeat_follows_them() -> None:
+    leader = Leadership()
+    leader.submit(3)
+    wanted = leader.pipeline.barrier()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    leader.pipeline.journal_waiting()
+    assert [open_batch(value).kind for value in leader.writer.values] == [Kind.COMMANDS]
+    assert leader.pipeline.batches_counted == wanted
+    assert leader.state.applied == 3
+
+
+def test_all_who_ask_before_a_batch_is_sealed_share_it_as_their_barrier() -> None:
+    leader = Leadership()
+    assert len({leader.pipeline.barrier() for _ in range(100)}) == 1
+    leader.pipeline.journal_waiting()
+    assert len(leader.writer.values) == 1
+    later = leader.pipeline.barrier()
+    leader.deliver()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert (len(leader.writer.values), leader.pipeline.batches_counted) == (2, later)
+
+
+def test_a_barrier_of_a_deposed_leader_never_counts() -> None:
+    leader = Leadership()
+    leader.append_successor()
+    wanted = leader.pipeline.barrier()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert leader.pipeline.deposed
+    assert leader.pipeline.batches_counted < wanted
+    with pytest.raises(InvariantViolated):
+        leader.pipeline.barrier()
+
+
+def test_the_end_of_the_epoch_is_a_barrier_for_those_who_asked_before_it() -> None:
+    leader = Leadership()
+    wanted = leader.pipeline.barrier()
+    leader.pipeline.end_epoch()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert [open_batch(value).kind for value in leader.writer.values] == [Kind.EPOCH_END]
+    assert leader.pipeline.batches_counted == wanted
+
+
+def test_a_look_is_worth_it_once_another_batch_could_be_sealed() -> None:
+    leader = Leadership()
+    assert leader.pipeline.enough == 1
+    leader.submit(1)
+    for _ in range(2):
+        assert leader.pipeline.enough == FURTHER_BATCH_COMMANDS
+        leader.pipeline.journal_waiting()
+    leader.submit(10)
+    assert leader.pipeline.enough == FURTHER_BATCH_COMMANDS - 10
+    leader.submit(FURTHER_BATCH_COMMANDS)
+    for _ in range(2):
+        assert leader.pipeline.enough == FURTHER_BATCH_COMMANDS
+        leader.pipeline.journal_waiting()
+    leader.submit(10)
+    assert leader.pipeline.enough == FURTHER_BATCH_COMMANDS  # two are in flight
+    leader.deliver()
+    leader.deliver()
+    leader.pipeline.journal_waiting()
+    leader.deliver()
+    assert leader.pipeline.enough == 1

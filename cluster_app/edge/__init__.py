@@ -1,0 +1,1 @@
+"""The native edge: gRPC served by a Rust extension, and its Python side (ARCHITECTURE.md)."""
