@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
 from client_core import SyncClient
 from tests.admin_process import AdminProcess
@@ -181,6 +181,46 @@ def test_a_transfer_needs_nothing_but_the_keyboard(site: Site, page: Page) -> No
     page.keyboard.press("Enter")
     expect(page.locator(".notice.good")).to_be_visible()
     assert posted(site, b) == 3
+
+
+class HeldSocket:
+    """A page's socket, whose messages from the app wait until they are let through."""
+
+    def __init__(self, page: Page) -> None:
+        self._waiting: list[str | bytes] | None = []
+        page.route_web_socket(re.compile("_nicegui_ws"), self._begin)
+
+    def _begin(self, to_page: WebSocketRoute) -> None:
+        self._to_page = to_page
+        to_page.connect_to_server().on_message(self._pass)
+
+    def _pass(self, message: str | bytes) -> None:
+        if self._waiting is None:
+            self._to_page.send(message)
+        else:
+            self._waiting.append(message)
+
+    def let_through(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        for message in waiting or ():
+            self._to_page.send(message)
+
+
+def test_what_is_typed_before_a_page_is_connected_arrives_as_it_was_typed(
+    site: Site, page: Page
+) -> None:
+    account = funded(site)
+    for _ in range(5):  # each event had its own chance to be late
+        socket = HeldSocket(page)
+        page.goto(f"{home(page)}/operations/deposit")
+        form = page.locator("form[data-operation=deposit]")
+        form.locator("[name=credit_account]").fill(str(account))
+        form.locator("[name=amount]").focus()
+        for key in "1234567.89":
+            page.keyboard.type(key, delay=7)
+        page.keyboard.press("Enter")
+        socket.let_through()
+        expect(page.get_by_text(f"Deposit 1234567.89 to account {account}?")).to_be_visible()
 
 
 def test_an_operation_without_an_answer_is_sent_again_and_done_once(
