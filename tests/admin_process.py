@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-START_TIMEOUT_S = 30.0
-CALL_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 100.0
 
 
 class Got(NamedTuple):

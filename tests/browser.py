@@ -1,12 +1,21 @@
 """A real Chromium for tests: pages of their own, console errors noted, pictures under build/."""
 
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 
+from client_core import SyncClient
 from tests.leader_process import START_TIMEOUT_S
 
 PICTURES: Final = Path(__file__).parent.parent / "build" / "pages"
@@ -17,6 +26,20 @@ before it connects again.
 """
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+
+
+def seen_within_a_second(ledger: SyncClient, account: int, *shown: Locator) -> bool:
+    """Whether all of `shown` have the account's balance within a second of one of five deposits,
+    and after each in the end: the machine may be busy elsewhere for some of them.
+    """
+    soon = False
+    for _ in range(5):
+        posted = f"{ledger.deposit(account, 1).credit_balance:,.2f}"
+        begun = time.monotonic()
+        for each in shown:
+            expect(each).to_have_text(posted)
+        soon = soon or time.monotonic() - begun < 1
+    return soon
 
 
 def missing_for_browser() -> str | None:

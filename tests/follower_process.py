@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,7 +75,8 @@ class FollowerProcess:
         """The living workers' ids."""
         found: list[int] = []
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+                found += map(int, children.read_text().split())
         return sorted(pid for pid in found if "cluster_app.query_worker" in command_of(pid))
 
     def connected_workers(self) -> list[int]:

@@ -84,7 +84,7 @@ class Statement:
         operator: bool = False,
         on_late: Callable[[], Any] = lambda: None,
     ) -> None:
-        """`on_late` is called when history has caught up after it was far behind."""
+        """`on_late` is called when history has caught up after it was behind."""
         self._on_late = on_late
         self._calls = calls
         self._account = account
@@ -112,7 +112,7 @@ class Statement:
             self._task.cancel()
 
     async def _reach(self) -> None:
-        tries = 0
+        tries, late = 0, False
         while not self._node.is_deleted:
             wanted = self._wanted
             try:
@@ -125,9 +125,10 @@ class Statement:
             self._take(page, newest=True)
             if page["complete_sequence"] > self._wanted:
                 self._behind.set_visibility(False)
-                if tries > _TRIES:
+                if late:
                     self._on_late()
                 return
+            late = True
             tries = tries + 1 if wanted == self._wanted or tries > _TRIES else 0
             self._behind.set_visibility(tries > _TRIES)
             await asyncio.sleep(_TRY_S if tries <= _TRIES else _SLOW_TRY_S)

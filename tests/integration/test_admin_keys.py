@@ -150,7 +150,10 @@ def test_a_uuidv7_key_from_a_clock_far_ahead_is_refused(
 ) -> None:
     flags = ("--api-keys", KEYS, "--timeout-s", "1")
     with AdminProcess(leader.address, *flags).wait_ready() as app:
-        got = deposit(app, uuidv7(3_600))
+        for _ in range(20):
+            got = deposit(app, uuidv7(3_600))
+            if got.status == 409:  # else the deadline came with the last attempt under way
+                break
         assert (got.status, got.json["code"]) == (409, "COMMAND_ID_IN_FUTURE")
         assert int(got.headers["retry-after"]) >= 1
 
@@ -192,6 +195,11 @@ def test_keys_hold_in_another_process_of_the_app(leader: LeaderProcess, app: Adm
         assert (got.status, got.json["code"]) == (422, "COMMAND_ID_REUSED")
 
 
+def done_in_the_end(app: AdminProcess, key: str) -> None:
+    """An app with a second for each request may need several."""
+    assert poll_until(lambda: deposit(app, key).status == 200, 60)
+
+
 class Twice:
     """One deposit sent twice at a time, while the leader is stopped: one of them must wait."""
 
@@ -211,7 +219,7 @@ class Twice:
     def result(self) -> Got:
         """The answer to the other one."""
         for thread in self._threads:
-            thread.join(30)
+            thread.join(100)
         return self._got[1]
 
 
@@ -236,7 +244,7 @@ def test_past_the_deadline_the_outcome_is_unknown_and_the_same_key_tells_it(
 ) -> None:
     before = float(posted(app))
     with AdminProcess(leader.address, "--api-keys", KEYS, "--timeout-s", "1").wait_ready() as hasty:
-        assert deposit(hasty, None).status == 200  # it knows the account's asset now
+        done_in_the_end(hasty, str(uuid.uuid4()))  # it knows the account's asset now
         leader.signal(signal.SIGSTOP)
         try:
             got = deposit(hasty, None)
@@ -245,7 +253,7 @@ def test_past_the_deadline_the_outcome_is_unknown_and_the_same_key_tells_it(
         assert (got.status, got.json["code"]) == (504, "OUTCOME_UNKNOWN")
         assert len(got.json["command_id"]) == 32
         assert int(got.headers["retry-after"]) >= 1
-        assert deposit(hasty, got.json["idempotency_key"]).status == 200
+        done_in_the_end(hasty, got.json["idempotency_key"])
     assert float(posted(app)) == before + 2
 
 
@@ -277,7 +285,7 @@ def test_without_a_leader_nothing_is_done_and_503_says_so(tmp_path: Path) -> Non
         flags = ("--api-keys", KEYS, "--timeout-s", "1")
         with AdminProcess(leader.address, *flags).wait_ready() as app:
             call(app, "/accounts", {})
-            assert deposit(app, None).status == 200
+            done_in_the_end(app, str(uuid.uuid4()))
             leader.kill()
             deposit(app, None)  # may have been on its way
             got = deposit(app, None)

@@ -98,19 +98,23 @@ def test_a_header_that_decides_is_given_once(node: FakeNode) -> None:
 
 def test_many_wrong_keys_are_slowed_down(node: FakeNode) -> None:
     with running(node, "--api-keys", f"a:{KEY}") as app:
-        statuses = {app.call("GET", "/api/v1/assets").status for _ in range(150)}
+        statuses = {401}
+        for _ in range(3_000):  # until they come quicker than ten a second
+            if 429 in statuses:
+                break
+            statuses.add(app.call("GET", "/api/v1/assets").status)
         assert statuses == {401, 429}
         right = {"authorization": f"Bearer {KEY}"}
         assert app.call("GET", "/api/v1/assets", headers=right).status == 200
 
 
 def test_a_caller_over_its_rate_is_told_when_to_come_back(node: FakeNode) -> None:
-    with running(node, "--rate-limit", "0.5", "--rate-burst", "3") as app:
+    with running(node, "--rate-limit", "0.02", "--rate-burst", "3") as app:
         statuses = [app.call("GET", "/api/v1/assets").status for _ in range(5)]
         assert statuses == [200, 200, 200, 429, 429]
         got = app.call("GET", "/api/v1/assets")
         assert got.json["code"] == "RATE_LIMITED"
-        assert 1 <= int(got.headers["retry-after"]) <= 2
+        assert 1 <= int(got.headers["retry-after"]) <= 50
 
 
 @pytest.mark.parametrize(

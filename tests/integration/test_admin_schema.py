@@ -47,6 +47,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminProcess]:
         yield admin
 
 
+@pytest.mark.timeout(300)
 def test_every_route_answers_as_the_document_says(app: AdminProcess) -> None:
     document = schemathesis.openapi.from_url(f"http://{app.address}/openapi.json")
     called = 0

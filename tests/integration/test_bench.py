@@ -23,6 +23,7 @@ from cluster_core.record import COMMAND_BYTES
 from tests import bench_engine, bench_peers, bench_postgres, bench_throughput
 from tests.bench_report import Figure, Options, Outcome, Report, Row, run_rows, single_report
 from tests.leader_process import LeaderProcess, journal_url
+from tests.server_process import poll_until
 from tests.service_programs import demand
 from tests.services import KafkaCluster, Postgres
 
@@ -188,8 +189,13 @@ def test_the_suite_gives_each_leader_a_topic_and_its_flags_and_deletes_the_topic
     assert leader.startswith(f"python -m cluster_app leader --journal {prefix}-")
     assert leader.endswith(" --max-streams=64 --node-id=one")
     assert {"confluent-kafka", "librdkafka"} <= set(written["versions"])
-    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=10).topics
-    assert [name for name in topics if name.startswith(kafka_topic)] == []
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+
+    def is_gone() -> bool:
+        topics = admin.list_topics(timeout=10).topics
+        return not any(name.startswith(kafka_topic) for name in topics)
+
+    assert poll_until(is_gone, 30)
 
 
 def test_the_suite_replays_from_the_journal_that_it_is_given(

@@ -102,7 +102,7 @@ async def test_an_id_that_is_too_old_is_settled_by_history(tmp_path: Path) -> No
     ):
         leader.wait_ready()
         archiver.wait_ready()
-        async with Client(leader.address, history=archiver.address) as ledger:
+        async with Client(leader.address, history=archiver.address, query_timeout_s=30) as ledger:
             done, never = ledger.new_id(), ledger.new_id()
             account = (await ledger.create_account()).entity
             first = await ledger.deposit(account, "5.00", command_id=done)
@@ -161,11 +161,15 @@ async def test_a_client_asks_history_beside_its_ledger() -> None:
 
 async def test_an_unknown_outcome_is_looked_up_by_its_id() -> None:
     with FakeNode() as node:
-        async with Client(node.address, history=node.address, timeout_s=1) as ledger:
+        async with (
+            Client(node.address, history=node.address) as ledger,
+            Client(node.address, timeout_s=1) as hasty,
+        ):
             account = (await ledger.create_account()).entity
+            await hasty.account(account)  # it knows the asset now
             node.drop_replies(1_000)
             with pytest.raises(OutcomeUnknown) as caught:
-                await ledger.deposit(account, "5.00")
+                await hasty.deposit(account, "5.00")
             [found] = await ledger.settle(caught.value)
             assert found.entry is not None
             assert found.entry.command_id == caught.value.command_id
@@ -175,7 +179,7 @@ async def test_an_unknown_outcome_is_looked_up_by_its_id() -> None:
 
 async def test_a_history_that_is_not_far_enough_says_behind_at_its_deadline() -> None:
     with FakeNode() as node:
-        async with Client(node.address, history=node.address, query_timeout_s=1) as ledger:
+        async with Client(node.address, history=node.address, query_timeout_s=3) as ledger:
             await ledger.create_account()
             with pytest.raises(Behind, match="complete below sequence 1, and not beyond 5"):
                 await ledger.history.command(b"\x01" * 16, at_least=5)

@@ -85,12 +85,12 @@ def send_all_that_has_room(connection: RawConnection, one: bytes, payload: int) 
     At most AT_MOST, less than gRPC's first window: it has been seen to end a call with OK in the
     midst of a third one.
     """
-    sent, quiet = 0, 0
+    sent, quiet = 0, -100  # a node may be slow to begin
     while quiet < 5 and sent < AT_MOST:
         count = min(connection.room // payload, 2_000)
         if count:
             connection.send(one * count, count * payload)
-            sent, quiet = sent + count, 0
+            sent, quiet = sent + count, min(quiet, 0)
         for read in connection.frames(0.0 if count else LOOK_S):
             assert read.kind != Kind.GOAWAY, (sent, read)
             quiet = 0 if read.kind == Kind.WINDOW_UPDATE else quiet

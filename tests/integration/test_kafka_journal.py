@@ -229,13 +229,13 @@ def test_a_broker_with_a_trusted_certificate_is_used_and_another_is_told(
 ) -> None:
     url = f"kafka://{guarded.tls}/{kafka_topic}"
     tls = {"security.protocol": "SSL"}
-    doubtful = KafkaOptions(properties=tls, wait_s=2)
-    text = _raised(JournalFault, lambda: KafkaJournal(url, doubtful), 4)
-    assert "ssl.ca.location names who signed the broker's certificate" in text
     trusted = KafkaOptions(properties=tls | {"ssl.ca.location": str(guarded.certificate)})
     with closing(KafkaJournal(url, trusted)) as journal:
         assert append_all(journal, [b"in secret"]) == [0]
         assert [r.value for r in read_all(journal.reader(0), 1)] == [b"in secret"]
+    doubtful = KafkaOptions(properties=tls, wait_s=4)
+    text = _raised(JournalFault, lambda: KafkaJournal(url, doubtful), 25)
+    assert "ssl.ca.location names who signed the broker's certificate" in text
 
 
 # waits
@@ -243,7 +243,7 @@ def test_a_broker_with_a_trusted_certificate_is_used_and_another_is_told(
 
 def test_an_absent_broker_is_told_in_time_with_its_address_and_what_to_do() -> None:
     url = f"kafka://{HOST}:{free_ports(1)[0]}/absent"
-    text = _raised(JournalFault, lambda: KafkaJournal(url, KafkaOptions(wait_s=2)), 3)
+    text = _raised(JournalFault, lambda: KafkaJournal(url, KafkaOptions(wait_s=2)), 20)
     assert f"{url}: no broker answered for 2 s" in text
     assert "Connection refused" in text
     assert "start Kafka, or check the address" in text
@@ -256,7 +256,7 @@ def test_a_stop_ends_the_wait_for_a_broker_at_once() -> None:
         opening = opener.submit(KafkaJournal, url, None, stopping.is_set)
         assert not opening.done()
         stopping.set()
-        assert "stopped before it reached the journal" in _raised(Stopped, opening.result, 2)
+        assert "stopped before it reached the journal" in _raised(Stopped, opening.result, 20)
 
 
 def test_a_broker_that_comes_back_is_found_by_a_reader_and_by_an_opening(
@@ -415,9 +415,9 @@ def test_a_purge_reports_what_is_in_flight_and_a_close_waits_only_so_long(
             assert purged.offsets(21)[1:] == [None] * 20
             begun = time.monotonic()
             first.close()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < CLOSE_TIMEOUT_S
             second.close()
-            assert time.monotonic() - begun < 2 * CLOSE_TIMEOUT_S
+            assert time.monotonic() - begun < 4 * CLOSE_TIMEOUT_S
             assert given_up.offsets(21)[1:] == [None] * 20
         finally:
             broker.resume()

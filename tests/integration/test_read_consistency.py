@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
 from proto import ledger_pb2, ledger_pb2_grpc
 from tests.integration.test_leader_contracts import create, reason
@@ -56,10 +57,13 @@ def test_every_query_waits_for_the_sequence_it_names_and_says_when_it_is_behind(
 ) -> None:
     create(channel)
     applied = get_totals(channel, LINEARIZABLE).applied_sequence
-    begun = time.monotonic()
-    with pytest.raises(grpc.RpcError) as error:
-        read(channel, ledger_pb2.Consistency(at_least_sequence=applied), timeout=2.5)
-    assert time.monotonic() - begun > 1
+    for _ in range(8):
+        begun = time.monotonic()
+        with pytest.raises(grpc.RpcError) as error:
+            read(channel, ledger_pb2.Consistency(at_least_sequence=applied), timeout=2.5)
+        assert time.monotonic() - begun > 1
+        if rpc_status.from_call(cast(grpc.Call, error.value)) is not None:
+            break  # else the call's own end came first
     code, why, metadata = reason(error.value)
     assert (code, why) == (grpc.StatusCode.DEADLINE_EXCEEDED, "BEHIND")
     assert metadata == {

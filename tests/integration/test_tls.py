@@ -77,7 +77,7 @@ def served(address: str, trusted: Signed | None, client: Signed | None = None) -
     with channel_to(address, trusted, client) as channel:
         try:
             ledger_pb2_grpc.ClusterServiceStub(channel).GetStatus(
-                ledger_pb2.GetStatusRequest(), timeout=REFUSED_WITHIN_S
+                ledger_pb2.GetStatusRequest(), timeout=DEADLINE_S
             )
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:

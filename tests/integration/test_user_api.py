@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,11 @@ def test_no_token_is_logged_and_wrong_ones_are_slowed_down(app: App) -> None:
         )
         assert (got.status, got.json["code"]) == (401, "UNAUTHENTICATED")
         assert got.json["detail"] == "send a token: Authorization: Bearer TOKEN"
-    statuses = {app.process.call("GET", "/api/v1/accounts").status for _ in range(130)}
+    statuses = {401}
+    for _ in range(3_000):  # until they come quicker than ten a second
+        if 429 in statuses:
+            break
+        statuses.add(app.process.call("GET", "/api/v1/accounts").status)
     assert statuses == {401, 429}
 
 
@@ -254,8 +260,13 @@ def test_one_person_cant_take_all_pages(app: App) -> None:
             page.sign_in(_token(subject))
             return page
 
+        stop = threading.Event()
+        readers = stack.enter_context(ThreadPoolExecutor())
+        stack.callback(stop.set)
         for _ in range(8):
-            opened("greedy").wait_for("Live")
+            page = opened("greedy")
+            page.wait_for("Live")
+            readers.submit(page.drain, stop)  # who answers no ping is cut off
         opened("greedy").wait_for("Too many pages")
         opened("modest").wait_for("Live")
 
@@ -296,7 +307,12 @@ def test_a_page_is_not_called_live_when_nobody_leads(tmp_path: Path) -> None:
 def test_a_page_shows_the_tokens_accounts_whatever_its_address(app: App) -> None:
     with SocketPage(app.process.port, "/account/2") as page:
         page.sign_in(_token())
-        said = str(list(page.messages(3)))
+        said = ""
+        for message in page.messages():
+            said += str(message)
+            if "Account #1" in said:
+                break
+        said += str(list(page.messages(1)))
         assert "Account #1" in said
         assert "Account #2" not in said
 
@@ -319,7 +335,7 @@ def test_a_page_where_somebody_has_signed_out_tells_nothing_of_theirs_again(
                 said = ""
                 with contextlib.suppress(TimeoutError):
                     while "reload" not in said:
-                        said += str(socket.recv(timeout=2))
+                        said += str(socket.recv(timeout=20))
             assert "reload" in said
             assert "77.31" not in said
 

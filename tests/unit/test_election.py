@@ -199,10 +199,16 @@ def test_a_record_found_on_the_way_ends_the_candidacy() -> None:
     leader.close()
 
 
+def about(off_s: int) -> str:
+    """What it is told as: the wall clock goes on while the journal is asked."""
+    return rf"{'-' if off_s < 0 else ''}(59|60|61)\.\d"
+
+
 @pytest.mark.parametrize("off_s", [-60, 60])
 def test_a_candidate_whose_clock_is_off_gives_the_epoch_back(off_s: int) -> None:
     journal = MemoryJournal(time.time_ns)
-    with pytest.raises(ClockOff, match=rf"clock is {off_s}\.0 s off the journal's: set the clock"):
+    told = rf"clock is {about(off_s)} s off the journal's: set the clock"
+    with pytest.raises(ClockOff, match=told):
         lead(journal, b"A" * 16, clock_ns=time.time_ns() + off_s * 1_000_000_000)
     replica = Replica()
     for record in journal.reader(0).read(0):
@@ -295,7 +301,7 @@ def test_a_standby_whose_clock_is_off_deposes_nobody_and_may_lead_once_it_is_set
     standby, clock = JournalFollower(journal, Replica()), OffClock(off_s)
     stand_by_until_silence(leader, term, standby, clock)
     for _ in range(2):
-        with pytest.raises(ClockOff, match=rf"clock is {off_s}\.0 s off the journal's"):
+        with pytest.raises(ClockOff, match=rf"clock is {about(off_s)} s off the journal's"):
             stand(journal, standby, clock)
     assert (standby.replica.position.epoch, standby.replica.position.has_leader) == (1, True)
     # whoever led goes on: what was stored to see the clock counts nowhere

@@ -85,5 +85,5 @@ def test_a_reader_closed_by_another_thread_returns_nothing() -> None:
     waiting = threading.Thread(target=reader.read, args=(30.0,))
     waiting.start()
     reader.close()
-    waiting.join(5.0)
+    waiting.join(20.0)
     assert not waiting.is_alive()
