@@ -7,6 +7,7 @@ Python's; `rust` rows are single deposits of the bank contract by `tests/load_cl
 Python client can't offer.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -107,9 +108,16 @@ def broke(values: Mapping[str, float], offered: float) -> bool:
 Point = Callable[[int, Options], Outcome]
 
 
+def settle(options: Options) -> None:
+    """Write what filling the window has left in the page cache: a steady pace has no such past."""
+    if options.scale == 1:
+        os.sync()
+
+
 def _python_point(leader: Serving, options: Options) -> Point:
     accounts = open_accounts(leader, options.count(ACCOUNTS) + 1)
     drive_messages(leader, accounts, options.count(2 * WINDOW), batch=_WARM_UP_BATCH)
+    settle(options)
     drive_open_loop(leader, accounts, options.count(_WARM_UP_PACED), rate=CANONICAL)
 
     def measure(rate: int, own: Options) -> Outcome:
@@ -128,6 +136,7 @@ def _rust_point(leader: Serving, options: Options) -> Point:
     shape = (str(_RUST_STREAMS), str(_RUST_IN_FLIGHT))
     accounts = open_accounts(leader, options.count(ACCOUNTS) + 1)
     drive_messages(leader, accounts, options.count(2 * WINDOW), batch=_WARM_UP_BATCH)
+    settle(options)
     paced = (str(options.count(_WARM_UP_PACED)), str(CANONICAL))
     ask_load_client(program, leader.address, *shape, *paced)
 
