@@ -80,13 +80,14 @@ class StateView:
         self._waiting += 1
         self._want_pause(True)
         try:
-            while loop.time() < deadline:
+            while True:
                 try:
                     return read()
                 except ReadBusy:
                     tries += 1
-                    await asyncio.sleep(0.0 if tries < _QUICK_TRIES else 0.001)
-            return None
+                if loop.time() > deadline:
+                    return None
+                await asyncio.sleep(0.0 if tries < _QUICK_TRIES else 0.001)
         finally:
             self._waiting -= 1
             if not self._waiting:

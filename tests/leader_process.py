@@ -91,6 +91,12 @@ class LeaderProcess:
             self._read_line()
         return self._take("standby")
 
+    def wait_said(self, text: bytes) -> None:
+        """Read its log to a line with this text. Raises AssertionError when it ends before."""
+        assert self.process.stderr is not None
+        while text not in (line := self.process.stderr.readline()):
+            assert line, f"it ended and never said {text!r}"
+
     def pause_between_appends(self, journal: str) -> None:
         """SIGSTOP where the leader doesn't hold SQLite's lock: nobody could depose it there."""
         if not journal.startswith("sqlite"):
@@ -100,12 +106,14 @@ class LeaderProcess:
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
             while time.monotonic() < deadline:
                 self.signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 try:
                     database.execute("BEGIN IMMEDIATE")
                     database.execute("ROLLBACK")
                     return
                 except sqlite3.OperationalError:
                     self.signal(signal.SIGCONT)
+                    os.waitid(os.P_PID, self.process.pid, os.WCONTINUED | os.WEXITED | os.WNOWAIT)
         raise AssertionError("the leader never let go of its lock")
 
     def _read_line(self) -> None:

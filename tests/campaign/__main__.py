@@ -116,6 +116,8 @@ def _settle(cluster: Cluster) -> tuple[list[NodeView], int]:
         print("the clients did not get all answers in time", flush=True)
     retries = cluster.counts().retries
     views = view_nodes(cluster, _SETTLE_S)
+    # it may have been killed a moment ago
+    cluster.wait(WHOLE_TIMEOUT_S, lambda: cluster.nodes["learner"].is_ready)
     cluster.held.add("learner")
     cluster.nodes["learner"].stop()
     return views, retries

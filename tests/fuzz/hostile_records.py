@@ -49,8 +49,8 @@ def fuzz_records(seed: int, records: int, *, seconds_max: float = float("inf")) 
     A record that is refused or skipped leaves the state as it was; only JournalFault comes out.
     """
     draw, tally = Random(seed), Tally()
-    begun = time.monotonic()
     replica = _begun()
+    begun = time.monotonic()
     while tally.records < records and time.monotonic() - begun < seconds_max:
         value = _changed(draw, _next_record(draw, replica.position))
         state = replica.state

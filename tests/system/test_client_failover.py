@@ -118,7 +118,7 @@ async def test_transfers_follow_a_takeover_to_another_port(
         await ready(successor)
         transfers.let_finish()
         await transfers.finish_and_check()
-        assert (await ledger.status()).address == successor.address
+        assert (await ledger.wait_for_leader(DEADLINE_S)).address == successor.address
         assert ledger.stats.leader_changes == 1
 
 

@@ -26,7 +26,7 @@ def test_it_begins_with_the_snapshot_follows_and_outlives_a_restart_of_the_broke
     del kafka  # which skips where Kafka can't run
     with KafkaCluster(tmp_path / "broker") as cluster:
         url = f"kafka://{cluster.bootstrap}/{kafka_topic}"
-        with LeaderProcess(url, "--no-snapshot") as leader:
+        with LeaderProcess(url, "--no-snapshot", "--append-timeout-s", "120") as leader:
             submit(leader.wait_ready().address, create_account(), deposits(50))
             with LearnerProcess(tmp_path, url, snapshots) as learner:
                 learner.wait_ready().stop()
@@ -44,7 +44,7 @@ def test_it_begins_with_the_snapshot_follows_and_outlives_a_restart_of_the_broke
                 broker.start()
                 broker.wait_ready()
                 answered = len(load.answered)
-                assert poll_until(lambda: len(load.answered) > answered + 20, DEADLINE_S)
+                assert poll_until(lambda: len(load.answered) > answered + 20, 3 * DEADLINE_S)
                 load.finish()
                 wait_applied(follower, leader)
                 assert all_accounts(follower.address) == all_accounts(leader.address)

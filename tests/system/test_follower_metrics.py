@@ -54,8 +54,8 @@ def test_a_dead_worker_is_seen_and_without_any_the_follower_is_not_ready(
         # the other one serves
         assert answer(here, "/health")["ready"]
         follower.wait_until(lambda: value(here, "query_workers") == 2)
-        os.kill(second, signal.SIGKILL)
         [third] = set(follower.workers()) - {first, second}
+        os.kill(second, signal.SIGKILL)
         os.kill(third, signal.SIGKILL)
         # both places are empty for half a second at least: a worker that died young is waited with
         follower.wait_until(lambda: value(here, "query_workers") == 0)

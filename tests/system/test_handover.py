@@ -104,7 +104,7 @@ def test_a_standby_that_is_far_behind_or_no_address_is_refused_by_the_leader(
     with LeaderProcess(journal_url(tmp_path), "--no-snapshot", *often) as leader:
         submit(leader.wait_ready().address, create_account())
         assert poll_until(
-            lambda: status(leader.address).next_offset > BEHIND_OFFSETS_MAX, DEADLINE_S
+            lambda: status(leader.address).next_offset > BEHIND_OFFSETS_MAX, 4 * DEADLINE_S
         )
         with grpc.insecure_channel(leader.address) as channel:
             stub = ledger_pb2_grpc.ClusterServiceStub(channel)
@@ -125,8 +125,9 @@ def test_a_standby_whose_clock_is_off_says_so_and_is_not_chosen(tmp_path: Path) 
     journal, clock = journal_url(tmp_path), ClockFile(tmp_path / "clock")
     skewed = ("tests.campaign.skewed_node", str(tmp_path / "clock"))
     with ExitStack() as stack:
-        leader = stack.enter_context(LeaderProcess(journal, "--no-snapshot")).wait_ready()
-        standby = stack.enter_context(LeaderProcess(journal, "--no-snapshot", program=skewed))
+        patient = ("--no-snapshot", "--election-timeout-s", "20")
+        leader = stack.enter_context(LeaderProcess(journal, *patient)).wait_ready()
+        standby = stack.enter_context(LeaderProcess(journal, *patient, program=skewed))
         standby.wait_standby()
         assert status(standby.address).cannot_lead_because == ""
         clock.set(60 * NS_PER_S)
@@ -176,7 +177,7 @@ def test_a_hand_over_that_is_not_drained_in_time_is_given_up_and_the_leader_lead
 
 
 def test_a_leader_whose_standby_vanished_after_the_hand_over_leads_again(tmp_path: Path) -> None:
-    with pair(journal_url(tmp_path)) as (first, second):
+    with pair(journal_url(tmp_path), "--election-timeout-s", "5") as (first, second):
         told = status(second.address)
         second.kill()
         with grpc.insecure_channel(first.address) as channel:
@@ -195,7 +196,8 @@ def test_a_hand_over_needs_the_nodes_token_and_a_standby_refuses_to_do_one(
 ) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"{TOKEN}\n")
-    with pair(journal_url(tmp_path), "--token", f"@{file}") as (first, second):
+    flags = ("--token", f"@{file}", "--election-timeout-s", "20")
+    with pair(journal_url(tmp_path), *flags) as (first, second):
         code, said = handover(first.address, second.address)
         assert (code, "UNAUTHENTICATED" in said) == (1, True)
         with grpc.insecure_channel(second.address) as channel:

@@ -16,7 +16,7 @@ from cluster_app.snapshot_store import open_snapshots
 from tests.journal_replay import SMALL_LEDGER
 from tests.leader_process import LeaderProcess, journal_url
 from tests.learner_process import LearnerProcess
-from tests.ledger_load import DEADLINE_S, Load, check_retry, create_account, submit
+from tests.ledger_load import DEADLINE_S, Load, check_retry, create_account, status, submit
 from tests.random_ledger import RandomJournal
 from tests.server_process import poll_until
 from tests.services import Postgres
@@ -119,6 +119,9 @@ def test_two_learners_on_one_store_never_spoil_it_and_one_is_enough(
         load.finish()
         leader.signal(signal.SIGTERM)
         leader.process.wait(DEADLINE_S)
+        with closing(open_journal(journal)) as opened:
+            end = opened.end_offset()
+        second.wait_until(lambda: status(second.address).next_offset == end)
         second.stop()
     header = check_stored(journal, open_snapshots(snapshots))
     with closing(open_journal(journal)) as opened:
@@ -221,12 +224,12 @@ def test_a_stop_saves_once_more_and_gives_up_at_its_deadline(
     tmp_path: Path, own_postgres: Postgres, leader: LeaderProcess
 ) -> None:
     journal, snapshots = journal_url(tmp_path), own_postgres.url
-    flags = ("--snapshot-interval-s", "3600", "--stop-timeout-s", "2")
-    with LearnerProcess(tmp_path, journal, snapshots, *flags) as learner:
+    seldom = ("--snapshot-interval-s", "3600")
+    with LearnerProcess(tmp_path, journal, snapshots, *seldom) as learner:
         learner.wait_ready().stop()
         assert len(learner.events("snapshot")) == 1
     submit(leader.address, create_account())
-    with LearnerProcess(tmp_path, journal, snapshots, *flags) as learner:
+    with LearnerProcess(tmp_path, journal, snapshots, *seldom, "--stop-timeout-s", "2") as learner:
         learner.wait_ready()
         own_postgres.kill()
         begun = time.monotonic()

@@ -14,7 +14,7 @@ import pytest
 from cluster_app.snapshot_store import open_snapshots
 from tests.leader_process import LeaderProcess, journal_url
 from tests.learner_process import LearnerProcess
-from tests.ledger_load import Load, create_account, submit
+from tests.ledger_load import Load, create_account, status, submit
 from tests.services import KafkaBroker, KafkaCluster, Postgres
 from tests.stored_snapshot import check_stored
 
@@ -68,11 +68,13 @@ def test_a_learner_between_kafka_and_postgres_outlives_both(
             learner.wait_until(lambda answered=answered: len(load.answered) > answered)
         load.finish()
         assert load.error is None
+        applied = 1 + sum(map(len, load.answered))
+        learner.wait_until(lambda: status(learner.address).applied_sequence == applied)
         learner.stop()
         leader.kill()
     assert "ringledger:ringledger" not in learner.log
     header = check_stored(journal, open_snapshots(snapshots))
-    assert header.applied == 1 + sum(map(len, load.answered))
+    assert header.applied == applied
     with LeaderProcess(journal, "--snapshots", snapshots) as second:
         assert second.wait_ready().applied == header.applied
 

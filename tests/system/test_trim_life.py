@@ -98,7 +98,7 @@ def pause_between_saves(learner: LearnerProcess, other: LearnerProcess) -> None:
     """Pause it where it holds no lock of the store: the other one goes on saving."""
     while True:
         learner.pause()
-        wanted = len(other.events("snapshot")) + 1
+        wanted = len(other.events("snapshot")) + 2  # one of them was begun after the pause
         if poll_until(lambda: len(other.events("snapshot")) >= wanted, 5.0):  # noqa: B023
             return
         learner.resume()
@@ -209,6 +209,7 @@ def test_a_trim_that_is_killed_leaves_a_whole_journal_and_the_next_one_goes_on(
         learner.wait_ready()
         write_some(leader, ROUND_MESSAGES)
         applied = status(leader.address).applied_sequence
+        learner.wait_until(lambda: status(learner.address).applied_sequence == applied)
         leader.kill()
         learner.stop()
     header = open_snapshots(snapshots).newest()

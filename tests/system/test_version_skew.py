@@ -130,7 +130,8 @@ async def test_a_rolling_restart_of_all_nodes_under_load_loses_and_doubles_nothi
     with ExitStack() as stack:
 
         def leading(listen: str) -> LeaderProcess:
-            return stack.enter_context(LeaderProcess(journal, *snapshots, listen=listen))
+            flags = (*snapshots, "--election-timeout-s", "30")  # each stop is a clean one
+            return stack.enter_context(LeaderProcess(journal, *flags, listen=listen))
 
         def following(listen: str) -> FollowerProcess:
             flags = (*snapshots, "--listen", listen)
