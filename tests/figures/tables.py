@@ -318,6 +318,11 @@ def _plots(*names: str) -> str:
     return "\n" + "".join(f"![{name}](tests/figures/{name}.svg)\n" for name in names)
 
 
+def _machine(envelope: Envelope) -> str:
+    machine = envelope.json["machine"]
+    return f"{machine['cpu'].replace('(R)', '')}, {machine['cores']} cores"
+
+
 def _source(envelope: Envelope) -> str:
     """What made the table: command, commit, machine, runs and how far they lie apart."""
     runs = {len(row.json["runs"]) for row in envelope.rows if row.json["runs"]}
@@ -333,6 +338,6 @@ def _source(envelope: Envelope) -> str:
     dirty = " (with changes)" if envelope.json["commit"]["dirty"] else ""
     return (
         f"\n`make bench-{envelope.json['target']}`, {envelope.json['begun'][:10]}, commit "
-        f"{envelope.commit}{dirty}, {envelope.json['machine']['cores']} cores; runs of each row: "
+        f"{envelope.commit}{dirty}, {_machine(envelope)}; runs of each row: "
         f"{told}, the median counts{apart}; load average before a row at most {load:.1f}.\n"
     )
