@@ -32,12 +32,12 @@ SCRIPT: Final = (
     "document.addEventListener('visibilitychange',"
     "()=>emitEvent('visibility',document.visibilityState));"
     "addEventListener('hashchange',()=>{if(location.hash.startsWith('#token='))location.reload()});"
-    "Object.defineProperty(window,'did_handshake',{get:()=>true,set:()=>{}});"
+    "Object.defineProperty(window,'did_handshake',{get:()=>!!window.socket,set:()=>{}});"
 )
 """All of our own that a page runs by itself; each view is made by the server.
 
-Until the socket is there, NiceGUI holds back each event with a timer of its own, and so lets a
-click overtake what was typed. Told that it is there, it hands them to socket.io, which keeps order.
+Until its handshake is over, NiceGUI holds back each event with a timer of its own, and so lets a
+click overtake what was typed. Told that it is, it hands them to socket.io, which keeps their order.
 """
 
 _READ_KEY: Final = """(() => {
