@@ -93,6 +93,7 @@ class Statement:
         self._entries: dict[int, Json] = {}
         self._following: int | None = None
         self._wanted = -1
+        self._late = False
         self._task: asyncio.Task[Any] | None = None
         self._behind = text("p", _BEHIND, "notice", role="status")
         self._behind.set_visibility(False)
@@ -112,7 +113,7 @@ class Statement:
             self._task.cancel()
 
     async def _reach(self) -> None:
-        tries, late = 0, False
+        tries = 0
         while not self._node.is_deleted:
             wanted = self._wanted
             try:
@@ -125,10 +126,11 @@ class Statement:
             self._take(page, newest=True)
             if page["complete_sequence"] > self._wanted:
                 self._behind.set_visibility(False)
-                if late:
+                if self._late:
+                    self._late = False
                     self._on_late()
                 return
-            late = True
+            self._late = True
             tries = tries + 1 if wanted == self._wanted or tries > _TRIES else 0
             self._behind.set_visibility(tries > _TRIES)
             await asyncio.sleep(_TRY_S if tries <= _TRIES else _SLOW_TRY_S)
@@ -232,6 +234,7 @@ class Holds:
         self._named = named
         self._shown: list[Json] | None = None
         self._looks = 0
+        self._may_have_missed = False
         self._task: asyncio.Task[Any] | None = None
         self._node = box("div", "holds")
         with self._node:
@@ -239,9 +242,16 @@ class Holds:
 
     def look(self, *, again: bool) -> None:
         """Ask; `again` a moment later, too, for history knows of a new hold only then."""
+        self._may_have_missed = True
         self._looks = 2 if again else max(1, self._looks)
         if self._task is None or self._task.done():
             self._task = background_tasks.create(self._look(), name="holds")
+
+    def look_late(self) -> None:
+        """History has caught up: ask once more, if it was asked while it may have been behind."""
+        if self._may_have_missed:
+            self.look(again=False)
+            self._may_have_missed = False
 
     def close(self) -> None:
         """Ask no more."""

@@ -103,9 +103,7 @@ class OwnView:
                 self._holds = Holds(calls, chosen, self._hold_actions, plain_account)
                 self._hold_form = box("div")
             with card("Statement"):
-                self._statement = Statement(
-                    calls, chosen, on_late=lambda: self._holds.look(again=False)
-                )
+                self._statement = Statement(calls, chosen, on_late=self._holds.look_late)
         self._draw(accounts[chosen])
         visit.watch([each["account"] for each in accounts.values()], nodes=True)
 

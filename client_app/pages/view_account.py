@@ -119,12 +119,8 @@ class AccountView:
             self._holds = Holds(self._visit.calls, self._named, self._hold_actions)
             self._hold_form = box("div")
         with card("Statement"):
-            holds = self._holds
             self._statement = Statement(
-                self._visit.calls,
-                self._named,
-                operator=True,
-                on_late=lambda: holds.look(again=False),
+                self._visit.calls, self._named, operator=True, on_late=self._holds.look_late
             )
 
     def _form(self, name: str) -> None:

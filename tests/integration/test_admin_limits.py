@@ -98,7 +98,8 @@ def test_a_header_that_decides_is_given_once(node: FakeNode) -> None:
 
 def test_many_wrong_keys_are_slowed_down(node: FakeNode) -> None:
     with running(node, "--api-keys", f"a:{KEY}") as app:
-        statuses = {401}
+        statuses = {app.call("GET", "/api/v1/assets").status}
+        assert statuses == {401}
         for _ in range(3_000):  # until they come quicker than ten a second
             if 429 in statuses:
                 break

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, aclosing
 from decimal import Decimal
@@ -183,7 +184,7 @@ async def test_a_frozen_leader_is_left_as_soon_as_another_one_leads(
     pair: tuple[FakeNode, FakeNode],
 ) -> None:
     first, second = pair
-    async with Client([first.address, second.address]) as ledger:
+    async with Client([first.address, second.address], timeout_s=30) as ledger:
         alice, bob = await two_accounts(ledger)
         first.delay_s = 20.0
         moved = asyncio.ensure_future(ledger.transfer(alice, bob, 1))
@@ -476,10 +477,14 @@ async def test_queries_under_way_when_the_client_closes_end_with_an_error_of_our
 
 
 async def test_connecting_to_nobody_is_unavailable_in_time() -> None:
-    async with asyncio.timeout(20):
+    took_s = []
+    for _ in range(3):
+        begun = time.monotonic()
         with pytest.raises(Unavailable, match=DEAD):
             async with Client(DEAD, connect_timeout_s=0.3):
                 pass
+        took_s.append(time.monotonic() - begun)
+    assert min(took_s) < 4  # the default is 5 s
 
 
 async def test_a_port_that_takes_connections_and_says_nothing_costs_a_second() -> None:

@@ -93,7 +93,7 @@ def send_all_that_has_room(connection: RawConnection, one: bytes, payload: int) 
             sent, quiet = sent + count, min(quiet, 0)
         for read in connection.frames(0.0 if count else LOOK_S):
             assert read.kind != Kind.GOAWAY, (sent, read)
-            quiet = 0 if read.kind == Kind.WINDOW_UPDATE else quiet
+            quiet = 0 if read.kind == Kind.WINDOW_UPDATE and read.stream else quiet
         quiet += not count
     return sent
 

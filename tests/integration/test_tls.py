@@ -16,7 +16,6 @@ from tests.leader_process import LeaderProcess, journal_url
 from tests.server_process import poll_until
 
 DEADLINE_S = 20.0
-REFUSED_WITHIN_S = 5.0
 
 
 @pytest.fixture(scope="module")

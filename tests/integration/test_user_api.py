@@ -261,7 +261,7 @@ def test_one_person_cant_take_all_pages(app: App) -> None:
             return page
 
         stop = threading.Event()
-        readers = stack.enter_context(ThreadPoolExecutor())
+        readers = stack.enter_context(ThreadPoolExecutor(8))
         stack.callback(stop.set)
         for _ in range(8):
             page = opened("greedy")

@@ -97,6 +97,7 @@ def test_without_a_standby_or_a_leader_nothing_is_done_and_the_line_says_why(
     assert handover("nowhere")[0] == 2
 
 
+@pytest.mark.timeout(300)
 def test_a_standby_that_is_far_behind_or_no_address_is_refused_by_the_leader(
     tmp_path: Path,
 ) -> None:

@@ -150,6 +150,7 @@ def test_holds_past_their_time_expire_also_while_the_leader_is_idle(journal: str
         deadline = time.monotonic() + DEADLINE_S
         while open_holds(leader.address) > 1:
             assert time.monotonic() < deadline
+        assert open_holds(leader.address) == 1
 
 
 def test_holds_that_fell_due_while_nobody_led_are_expired_by_the_next_leader(journal: str) -> None:

@@ -96,12 +96,13 @@ def test_trims_under_load_cost_no_answer_and_every_node_goes_on(
 
 def pause_between_saves(learner: LearnerProcess, other: LearnerProcess) -> None:
     """Pause it where it holds no lock of the store: the other one goes on saving."""
-    while True:
+    for _ in range(5):
         learner.pause()
         wanted = len(other.events("snapshot")) + 2  # one of them was begun after the pause
-        if poll_until(lambda: len(other.events("snapshot")) >= wanted, 5.0):  # noqa: B023
+        if poll_until(lambda: len(other.events("snapshot")) >= wanted, 15.0):  # noqa: B023
             return
         learner.resume()
+    raise AssertionError(other.log)
 
 
 def test_a_learner_that_a_trim_overtakes_goes_back_to_the_snapshot_and_on(

@@ -19,7 +19,7 @@ from tests.figures.tables import BLOCKS, NoBlock, with_tables
 ABOUT = {
     "format": 1,
     "begun": "2026-01-02T03:04:05+00:00",
-    "machine": {"cores": 2},
+    "machine": {"cpu": "CPU", "cores": 2},
     "commit": {"id": "0123456789abcdef", "dirty": False},
     "versions": {},
     "scale": 1.0,
@@ -142,7 +142,7 @@ def test_every_block_is_made_of_its_figures(measured: dict[str, Envelope]) -> No
     assert "| 20,000, **broken** | 60% |" in text
     assert "| 40,000 | broken: 3 deposits were refused | - | - | - | - |" in text
     assert "rates and ratios of the same row lie 20% apart at most" in text
-    assert "commit 01234567, 2 cores" in text
+    assert "commit 01234567, CPU, 2 cores" in text
     assert "| one p99 | **250 ms**, misses the floor | 100 ms | 10 ms |" in text
     assert "| peer-postgres-set rate | 51.2 k/s | 20 |" in text
     assert with_tables(text, measured) == text
