@@ -13,6 +13,9 @@ from typing import Any, Self
 from tests.leader_process import START_TIMEOUT_S
 from tests.server_process import poll_until
 
+_PATIENCE_S = 150.0
+"""More than the longest pause between two looks of a node that waits, and both looks."""
+
 
 class LearnerProcess:
     """`python -m cluster_app learner`; what it writes goes to files in `folder`.
@@ -86,7 +89,7 @@ class LearnerProcess:
         def holds_or_ended() -> bool:
             return condition() or self.process.poll() is not None
 
-        assert poll_until(holds_or_ended, START_TIMEOUT_S), self.log
+        assert poll_until(holds_or_ended, _PATIENCE_S), self.log
         assert condition(), self.log
 
     def stop(self) -> None:

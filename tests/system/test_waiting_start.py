@@ -182,6 +182,7 @@ def test_nodes_wait_for_the_broker_that_has_the_partition(
                 node.wait_waits(_JOURNAL_WAITS, "waiting for the journal")
             nodes.pop().stop_waiting()
             broker.start()
+            broker.wait_ready()
             for node in nodes:
                 node.wait_ready()
             for node in nodes:
