@@ -4,12 +4,10 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 
-import grpc
 import pytest
 
 import client_core
@@ -35,7 +33,6 @@ from client_core import (
     cluster_reader,
 )
 from client_core.testing import FakeLedger, FakeNode
-from tests.unit.test_client_settings import make_certificate
 
 DEAD = "127.0.0.1:1"
 
@@ -543,25 +540,6 @@ async def test_a_token_taken_back_is_told_at_once(node: FakeNode) -> None:
                 await ledger.transfer(alice, bob, 1)
             with pytest.raises(Unauthenticated):
                 await ledger.totals()
-
-
-async def test_tls_and_client_certificates(tmp_path: Path) -> None:
-    cert, key = make_certificate(tmp_path, "node")
-    other, _ = make_certificate(tmp_path, "other")
-    mine, my_key = make_certificate(tmp_path, "mine")
-    pair = [(key.read_bytes(), cert.read_bytes())]
-    mutual = grpc.ssl_server_credentials(pair, mine.read_bytes(), require_client_auth=True)
-    with ExitStack() as stack:
-        plain = stack.enter_context(FakeNode(credentials=grpc.ssl_server_credentials(pair)))
-        strict = stack.enter_context(FakeNode(credentials=mutual))
-        async with Client(plain.address, tls_ca=cert) as ledger:
-            assert (await ledger.create_account()).accepted
-        async with Client(strict.address, tls_ca=cert, tls_cert=mine, tls_key=my_key) as ledger:
-            assert (await ledger.create_account()).accepted
-        for address, ca in ((plain.address, other), (plain.address, ""), (strict.address, cert)):
-            with pytest.raises(Unavailable):
-                async with Client(address, tls_ca=ca, connect_timeout_s=0.5):
-                    pass
 
 
 def test_the_sync_client_does_the_same_from_many_threads(node: FakeNode) -> None:

@@ -1,15 +1,19 @@
 """Client against a real leader and follower with TLS, client certificates and tokens."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from client_core import Client, Unauthenticated, Unavailable
+from client_core.testing import FakeNode
 from tests.certificates import Authority, Signed
 from tests.follower_process import FollowerProcess
 from tests.leader_process import LeaderProcess, journal_url
+from tests.unit.test_client_settings import make_certificate
 
 TOKEN = "right-token-0123456789"
 WRONG = "wrong-token-0123456789"
@@ -117,3 +121,22 @@ async def test_a_client_with_tls_is_told_by_a_plain_node(
             async with Client(address, **secure):
                 pass
         assert "the node speaks no TLS: leave out tls_ca" in str(told.value)
+
+
+async def test_tls_and_client_certificates(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path, "node")
+    other, _ = make_certificate(tmp_path, "other")
+    mine, my_key = make_certificate(tmp_path, "mine")
+    pair = [(key.read_bytes(), cert.read_bytes())]
+    mutual = grpc.ssl_server_credentials(pair, mine.read_bytes(), require_client_auth=True)
+    with ExitStack() as stack:
+        plain = stack.enter_context(FakeNode(credentials=grpc.ssl_server_credentials(pair)))
+        strict = stack.enter_context(FakeNode(credentials=mutual))
+        async with Client(plain.address, tls_ca=cert) as ledger:
+            assert (await ledger.create_account()).accepted
+        async with Client(strict.address, tls_ca=cert, tls_cert=mine, tls_key=my_key) as ledger:
+            assert (await ledger.create_account()).accepted
+        for address, ca in ((plain.address, other), (plain.address, ""), (strict.address, cert)):
+            with pytest.raises(Unavailable):
+                async with Client(address, tls_ca=ca, connect_timeout_s=0.5):
+                    pass
