@@ -162,8 +162,11 @@ def take(build: Path, *, anyway: bool = False) -> list[str]:
             "before": _before(envelope, FOLDER / f"{target}.json"),
             "rows": [_lean(row) for row in envelope.json["rows"]],
         }
-        # commands hold addresses of files here: told as from the project's own folder
-        text = json.dumps(kept, indent=1).replace(f"{ROOT}/", "")
+        # commands hold addresses of files: told as from the project that was measured, which
+        # may be another checkout than this one
+        text = json.dumps(kept, indent=1)
+        for root in (ROOT, build.resolve().parent):
+            text = text.replace(f"{root}/", "")
         (FOLDER / f"{target}.json").write_text(text + "\n")
         told.append(f"{path.name}: taken, commit {envelope.commit}")
     return told

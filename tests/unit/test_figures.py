@@ -12,7 +12,7 @@ from client_app.bench_machine import ROOT, RunFailed
 from tests.bench_latency import SERIES, Series, broke, histogram_of, percentiles_ms, sweep
 from tests.bench_report import Figure, Options, Outcome, Report, Row, publish, run_rows, shown
 from tests.bench_throughput import BATCHES, SETTINGS
-from tests.figures.committed import TARGETS, Envelope, Unfit, committed, load, take
+from tests.figures.committed import FOLDER, TARGETS, Envelope, Unfit, committed, load, take
 from tests.figures.plots import PLOTS, draw_all
 from tests.figures.tables import BLOCKS, NoBlock, with_tables
 
@@ -238,6 +238,13 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_the_tables_of_the_benchmarks_are_those_of_the_committed_figures() -> None:
     text = (ROOT / "BENCHMARK.md").read_text()
     assert with_tables(text, committed()) == text
+
+
+def test_the_committed_figures_name_no_folder_of_the_machine_that_measured() -> None:
+    files = sorted(FOLDER.glob("*.json"))
+    assert files
+    # an absolute one has four strokes: what was measured in has been left out
+    assert [file.name for file in files if "sqlite:////" in file.read_text()] == []
 
 
 def test_values_are_shown_with_three_digits() -> None:
