@@ -4,12 +4,14 @@ A node says why in a google.rpc.ErrorInfo. Without one (connection broken, cance
 nothing is known about what was sent.
 
 grpc.aio needs care here: a write that fails because the node has just ended the call overwrites
-the node's status by a local INTERNAL one. So the first status is caught by a callback, and where
-the local one came first the node's is waited for, briefly. It may stay lost: then the outcome of
-what was sent is unknown to this client, and a retry with the same ids tells.
+the node's status by a local INTERNAL one (grpc/grpc issue 36066). So each status is caught by a
+callback, the node's is kept, and where only the local one came the node's is waited for, briefly.
+It may stay lost: then the outcome of what was sent is unknown to this client, and a retry with the
+same ids tells.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -29,9 +31,8 @@ from client_core.errors import (
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "ringledger"
-_STATUS_WAIT_S: Final = 0.25
+_STATUS_WAIT_S: Final = 1.0
 """For the node's own status, when a failed write has hidden it: it is already on this machine."""
-_STATUS_POLL_S: Final = 0.001
 
 Value = TypeVar("Value")
 
@@ -103,34 +104,32 @@ class EndOfStream:
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._first: StreamEnd | None = None
+        self._end: StreamEnd | None = None
+        self._own = asyncio.Event()
         call.add_done_callback(self._catch)
 
     def _catch(self, _: object) -> None:
-        # The status is there, so grpc's coroutines return without suspending; a task would run
-        # only after a failing write may have overwritten it.
-        self._first = stream_end(
+        # Comes with each status that grpc sets: the node's, and the local one of a failed write,
+        # before or after it. The status is there, so grpc's coroutines return without suspending;
+        # a task would run only after a failing write may have overwritten it.
+        if self._own.is_set():
+            return
+        self._end = stream_end(
             _at_once(self._call.code()),
             _at_once(self._call.details()),
             _at_once(self._call.trailing_metadata()),
         )
+        if self._end.code is not grpc.StatusCode.INTERNAL or self._end.reason:
+            self._own.set()
 
     async def read(self) -> StreamEnd:
         """The node's own status if it can be had, else the local one. The call is over."""
-        if self._first is not None and self._first.code is not grpc.StatusCode.INTERNAL:
-            return self._first
-        return await self._settled()
-
-    async def _settled(self) -> StreamEnd:
-        deadline = asyncio.get_running_loop().time() + _STATUS_WAIT_S
-        while True:
-            code = await self._call.code()
-            late = asyncio.get_running_loop().time() >= deadline
-            if late or code is not grpc.StatusCode.INTERNAL:
-                return stream_end(
-                    code, await self._call.details(), await self._call.trailing_metadata()
-                )
-            await asyncio.sleep(_STATUS_POLL_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_WAIT_S):
+                await self._own.wait()
+        if self._end is None:
+            raise RuntimeError("the call isn't over")
+        return self._end
 
 
 def stream_end(code: grpc.StatusCode, details: str | None, trailing: Any) -> StreamEnd:
