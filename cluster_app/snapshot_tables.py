@@ -18,7 +18,7 @@ from cluster_core.errors import JournalFault, SnapshotRefused
 from cluster_core.reader_rule import Position
 from cluster_core.record import ACCOUNT, ASSET, HOLD
 from cluster_core.restore import damaged
-from cluster_core.snapshot import SNAPSHOT_FORMAT, SnapshotHeader
+from cluster_core.snapshot import READ_FORMATS, SNAPSHOT_FORMAT, SnapshotHeader
 
 Columns = Sequence[npt.NDArray[np.int64]]
 """One array i64 [n] for each column of a table."""
@@ -189,10 +189,10 @@ def header_values(header: SnapshotHeader) -> dict[str, Any]:
 
 def header_of(row: Mapping[str, Any]) -> SnapshotHeader:
     """`header_values` back. Raises SnapshotRefused for another format, SnapshotDamaged."""
-    if row["format"] != SNAPSHOT_FORMAT:
+    if row["format"] not in READ_FORMATS:
         raise SnapshotRefused(
-            f"the snapshot has format {row['format']}, this program reads {SNAPSHOT_FORMAT}: "
-            "use the newer program, or start with --no-snapshot"
+            f"the snapshot has format {row['format']}, this program reads {SNAPSHOT_FORMAT} "
+            "and older: use the newer program, or start with --no-snapshot"
         )
     try:
         parameters = LedgerParameters(
@@ -225,7 +225,7 @@ def header_of(row: Mapping[str, Any]) -> SnapshotHeader:
         )
         if EpochStart.unpack(header.epoch_start).parameters != parameters:
             raise ValueError("parameters differ")
-        sound = header.checksum() == row["checksum"]
+        sound = header.checksum(row["format"]) == row["checksum"]
     except (ValueError, TypeError, OverflowError, JournalFault, struct.error):
         sound = False
     if not sound:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from cluster_app.snapshot_tables import (
 from cluster_core.errors import SnapshotMoved, SnapshotRefused, StoreUnavailable
 from cluster_core.restore import Restorer, damaged
 from cluster_core.snapshot import (
+    READ_FORMATS,
     SNAPSHOT_FORMAT,
     SnapshotBase,
     SnapshotDelta,
@@ -144,6 +145,7 @@ class SqliteSnapshots:
         with self._connected(create=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             _move_position(connection, delta)
+            connection.execute(f"PRAGMA user_version = {SNAPSHOT_FORMAT}")
             if delta.base is None:
                 for table in ROW_TABLES:
                     connection.execute(f"DELETE FROM {table}")
@@ -202,10 +204,10 @@ class SqliteSnapshots:
             raise SnapshotRefused(
                 f"{self.path}: a SQLite database of another application: choose another --snapshots"
             )
-        if not empty and version != SNAPSHOT_FORMAT:
+        if not empty and version not in READ_FORMATS:
             raise SnapshotRefused(
                 f"{self.path}: snapshots of format {version}, this program reads "
-                f"{SNAPSHOT_FORMAT}: use the program that wrote them, or --no-snapshot"
+                f"{SNAPSHOT_FORMAT} and older: use the program that wrote them, or --no-snapshot"
             )
         if create and connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SnapshotRefused(f"{self.path}: WAL mode is not possible here")

@@ -16,17 +16,12 @@ from cluster_core.compiled import records
 from cluster_core.errors import SnapshotDamaged
 from cluster_core.holds import enter_restored_holds
 from cluster_core.recent_commands import MakeWindow, empty_window, enter_restored
-from cluster_core.record import HOLD, MAX_ASSETS, REPLY
+from cluster_core.record import HOLD, MAX_ASSETS
 from cluster_core.replay import Replica
-from cluster_core.snapshot import (
-    ENTRY_BYTES,
-    SEGMENT_ENTRIES,
-    SnapshotBase,
-    SnapshotHeader,
-    segment_checksum,
-)
+from cluster_core.snapshot import SnapshotBase, SnapshotHeader, segment_checksum
 from cluster_core.snapshot_rows import ACCOUNT_KEY, ASSET_KEY, HOLD_KEY, checksums, words_of
 from cluster_core.state_machine import StateMachine
+from cluster_core.window_segments import SEGMENT_ENTRIES, unpack_segment
 
 _ADVICE: Final = (
     "restore the store from a copy, or start with --no-snapshot to replay the whole journal"
@@ -104,21 +99,18 @@ class Restorer:
         words_of(self._state.books.assets)[numbers] = words_of(rows)
 
     def add_segment(self, number: int, data: bytes, checksum: int) -> None:
-        """One SEGMENT of the window."""
+        """One SEGMENT of the window, as it was stored."""
         first = number * SEGMENT_ENTRIES
         count = max(min(SEGMENT_ENTRIES, self.header.filled - first), 0)
-        if (
-            number < 0
-            or len(data) != count * ENTRY_BYTES
-            or segment_checksum(number, data) != checksum
-        ):
-            damaged(f"window_segments: the row with segment {number} was changed")
         window = self._state.window
         rows = slice(first, first + count)
-        window.ids[rows] = np.frombuffer(data, np.uint64, 2 * count).reshape(count, 2)
-        window.fingerprints[rows] = np.frombuffer(data, np.uint64, count, 16 * count)
-        replies = np.frombuffer(data, REPLY, offset=24 * count)
-        words_of(window.replies)[rows] = words_of(replies)
+        columns = (window.ids, window.fingerprints.reshape(-1, 1), words_of(window.replies))
+        if (
+            number < 0
+            or segment_checksum(number, data) != checksum
+            or not unpack_segment(data, [column[rows].view(np.uint8) for column in columns])
+        ):
+            damaged(f"window_segments: the row with segment {number} was changed")
         self._entries += count
         self.rows += 1
 

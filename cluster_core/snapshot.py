@@ -4,9 +4,6 @@ A snapshot is a header and rows: accounts, open holds, assets and segments of th
 stored as the difference to the one before: accounts with `last_sequence` at or above the base's
 `applied`, holds that are new, changed or closed, segments with entries made since. Each row has
 an 8-byte checksum, so a changed one can be named (`restore.py`).
-
-SEGMENT of n <= 4,096 entries, 72 n bytes: n ids (16), n fingerprints (8), n replies (48), of the
-window's slots [number * 4,096, number * 4,096 + n).
 """
 
 import struct
@@ -44,12 +41,13 @@ from cluster_core.snapshot_rows import (
 )
 from cluster_core.state_digest import add_rows, begin_digest, end_digest, open_holds_by_id
 from cluster_core.state_machine import StateMachine
+from cluster_core.window_segments import SEGMENT_ENTRIES, pack_segment
 
-SNAPSHOT_FORMAT: Final = 1
-SEGMENT_ENTRIES: Final = 4_096
-"""295 kB: little enough to write again for a few new entries, few enough rows for a window."""
+SNAPSHOT_FORMAT: Final = 2
+"""What is written. 1 had no segments stored as planes (`window_segments.py`); both are read."""
 
-ENTRY_BYTES: Final = 16 + 8 + REPLY_BYTES
+READ_FORMATS: Final = (1, 2)
+
 KEEP_UP_ENTRIES: Final = 1 << 20
 """Window entries copied at a time between two reads of the journal: 75 MB, 10 to 20 ms."""
 
@@ -95,11 +93,11 @@ class SnapshotHeader:
         """Slots of the window that hold an entry."""
         return min(self.window_entries, self.parameters.window_capacity)
 
-    def checksum(self) -> int:
-        """i64 over all fields."""
+    def checksum(self, format_number: int = SNAPSHOT_FORMAT) -> int:
+        """i64 over all fields, and the format that it is stored in."""
         fixed, position = self.parameters, self.position
         packed = _HEADER.pack(
-            SNAPSHOT_FORMAT,
+            format_number,
             self.ledger_id,
             fixed.window_capacity,
             fixed.id_ahead_ns,
@@ -165,7 +163,7 @@ class SnapshotDelta:
     _window: "WindowCopy"
 
     def segments(self) -> Iterator[tuple[int, bytes, int]]:
-        """(number, SEGMENT bytes, checksum) of each changed segment."""
+        """(number, SEGMENT as it is stored, its checksum) of each changed segment."""
         for number in self.segment_numbers:
             data = self._window.segment(number, self.header.filled)
             yield number, data, segment_checksum(number, data)
@@ -217,10 +215,10 @@ class WindowCopy:
         return (column[:count] for column in self._columns)
 
     def segment(self, number: int, filled: int) -> bytes:
-        """The bytes of one SEGMENT."""
+        """One SEGMENT as it is stored."""
         first = number * SEGMENT_ENTRIES
         end = min(first + SEGMENT_ENTRIES, filled)
-        return b"".join(column[first:end].tobytes() for column in self._columns)
+        return pack_segment([column[first:end].view(np.uint8) for column in self._columns])
 
 
 class WindowInPlace(WindowCopy):

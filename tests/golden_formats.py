@@ -3,7 +3,8 @@
     python -m tests.golden_formats      # writes the present formats' files, where there are none
 
 A format's files are never written again: they show that today's program still reads what an older
-one wrote. After a change of format the number in `FORMAT` rises, and new files come beside them.
+one wrote. After a change of format `JOURNALS` or `SNAPSHOTS` gets a number, and a file comes
+beside the others.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from cluster_app.journals import open_journal
 from cluster_app.snapshot_store import open_snapshots
-from cluster_core.batch import EpochStart, Kind, LedgerParameters, seal
+from cluster_core.batch import FORMAT_VERSION, EpochStart, Kind, LedgerParameters, seal
 from cluster_core.journal import Journal
 from cluster_core.replay import Replica
 from cluster_core.snapshot import Snapshotter
@@ -23,17 +24,25 @@ from tests.journal_replay import records_of, replay
 from tests.property.strategies import NS_PER_S
 from tests.random_ledger import RandomJournal
 
-FORMAT: Final = 1
+JOURNALS: Final = (1,)
+"""The formats of journals; what each is replayed to is pinned."""
+
+SNAPSHOTS: Final = {1: 1, 2: 1}
+"""By their format, the journal's that they are of."""
+
 FOLDER: Final = Path(__file__).parent / "golden"
 _PARAMETERS: Final = LedgerParameters(64, NS_PER_S, 200, 60)
 _SEED: Final = 9
+_MIDDLE: Final = 27
+"""The offset at which the snapshot is taken."""
+
 _SECOND_LEADER: Final = bytes(range(17, 33))
 _TAKEN_NS: Final = 1_700_000_100 * NS_PER_S
 _PRAGMAS: Final = ("application_id", "user_version")
 
 
 def pinned(number: int) -> dict[str, Any]:
-    """What replaying the files of a format must come to: digest, applied, epoch, chain, ..."""
+    """What replaying the journal of a format must come to: digest, applied, epoch, chain, ..."""
     read: dict[str, Any] = json.loads((FOLDER / f"format-{number}.json").read_text())
     return read
 
@@ -42,7 +51,7 @@ def restored_file(name: str, folder: Path) -> Path:
     """The SQLite file that the dump `name` was made of, made anew in `folder`."""
     path = folder / f"{name.partition('-')[0]}.db"
     with closing(sqlite3.connect(path)) as database:
-        database.executescript((FOLDER / f"{name}.sql").read_text())
+        database.executescript(_path(name).read_text())
     return path
 
 
@@ -62,33 +71,39 @@ def described(replica: Replica) -> dict[str, Any]:
 
 
 def _write() -> None:
+    """Write the newest formats' files that aren't there."""
     FOLDER.mkdir(exist_ok=True)
-    if (FOLDER / f"format-{FORMAT}.json").exists():
-        raise SystemExit(f"the files of format {FORMAT} are there, and never written again")
+    (journal_format, snapshot_format) = (max(JOURNALS), max(SNAPSHOTS))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with closing(open_journal(f"sqlite:///{folder / 'journal.db'}")) as journal:
-            middle = _fill(journal)
-            replica = replay(journal, Replica(hash_seed=1), middle)
+        if not _path(f"journal-{journal_format}").exists():
+            with closing(open_journal(f"sqlite:///{folder / 'filled.db'}")) as journal:
+                _fill(journal)
+                replica = replay(journal, Replica(hash_seed=1), journal.end_offset())
+            _path(f"journal-{journal_format}").write_text(_dump(folder / "filled.db"))
+            text = json.dumps(described(replica), indent=2)
+            (FOLDER / f"format-{journal_format}.json").write_text(text + "\n")
+        if not _path(f"snapshots-{snapshot_format}").exists():
+            path = restored_file(f"journal-{SNAPSHOTS[snapshot_format]}", folder)
+            with closing(open_journal(f"sqlite:///{path}")) as journal:
+                replica = replay(journal, Replica(hash_seed=1), _MIDDLE)
             store = open_snapshots(f"sqlite:///{folder / 'snapshots.db'}")
             store.save(Snapshotter(replica, None).take(_TAKEN_NS).finish())
-            replay(journal, replica, journal.end_offset())
-        for name in ("journal", "snapshots"):
-            dump = _dump(folder / f"{name}.db")
-            (FOLDER / f"{name}-{FORMAT}.sql").write_text(dump)
-    text = json.dumps(described(replica), indent=2)
-    (FOLDER / f"format-{FORMAT}.json").write_text(text + "\n")
+            _path(f"snapshots-{snapshot_format}").write_text(_dump(folder / "snapshots.db"))
 
 
-def _fill(journal: Journal) -> int:
-    """Every kind of batch, counted and skipped, in two epochs; returns an offset in the middle."""
+def _path(name: str) -> Path:
+    return FOLDER / f"{name}.sql"
+
+
+def _fill(journal: Journal) -> None:
+    """Every kind of batch, counted and skipped, in two epochs."""
     ledger = RandomJournal(journal, _SEED, _PARAMETERS)
     with closing(ledger):
         for _ in range(12):
             ledger.run_some(24)
             ledger.append(Kind.HEARTBEAT)
         ledger.append(Kind.HEARTBEAT, chain=bytes(32))  # skipped: doesn't chain
-        middle = journal.end_offset()
         for _ in range(6):
             ledger.run_some(24)
         ledger.append(Kind.EPOCH_END)
@@ -104,7 +119,6 @@ def _fill(journal: Journal) -> int:
             body=(EpochStart("second", "127.0.0.1:9501", _PARAMETERS).pack(),),
         )
         ledger.append_raw(value)
-    return middle
 
 
 def _dump(path: Path) -> str:
@@ -132,7 +146,7 @@ def newer_record(journal: Journal) -> bytes:
         timestamp_ns=position.timestamp_ns,
         previous_chain=position.chain,
     )
-    sealed = value[:8] + (FORMAT + 1).to_bytes(2, "little") + value[10:96]
+    sealed = value[:8] + (FORMAT_VERSION + 1).to_bytes(2, "little") + value[10:96]
     return sealed + blake3(sealed).digest()
 
 

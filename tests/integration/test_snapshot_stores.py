@@ -21,7 +21,14 @@ from cluster_core.errors import (
 )
 from cluster_core.replay import Replica
 from cluster_core.restore import Restorer
-from cluster_core.snapshot import SnapshotDelta, Snapshotter
+from cluster_core.snapshot import (
+    SNAPSHOT_FORMAT,
+    SnapshotDelta,
+    Snapshotter,
+    segment_checksum,
+)
+from cluster_core.snapshot_rows import words_of
+from cluster_core.window_segments import ENTRY_BYTES, SEGMENT_ENTRIES
 from tests.property.strategies import NS_PER_S
 from tests.random_ledger import RandomLedger
 from tests.services import Postgres
@@ -197,6 +204,12 @@ def test_a_flipped_byte_of_a_window_segment_is_named(address: Address) -> None:
         restore(saved.store)
 
 
+def test_more_rows_than_one_statement_takes_come_back(address: Address) -> None:
+    saved = Saved(address)
+    assert max(len(saved.save(3_000).accounts) for _ in range(3)) > 60
+    check_restored(saved)
+
+
 def test_a_whole_snapshot_replaces_whatever_rows_there_were(address: Address) -> None:
     saved = Saved(address)
     saved.save(1_000)
@@ -210,19 +223,60 @@ def test_a_whole_snapshot_replaces_whatever_rows_there_were(address: Address) ->
 def test_a_newer_format_is_refused(address: Address) -> None:
     saved = Saved(address)
     saved.save()
-    address.sql("UPDATE snapshot SET format = 2")
-    with pytest.raises(SnapshotRefused, match="format 2"):
+    newer = SNAPSHOT_FORMAT + 1
+    address.sql(f"UPDATE snapshot SET format = {newer}")
+    with pytest.raises(
+        SnapshotRefused, match=f"format {newer}.* reads {SNAPSHOT_FORMAT} and older"
+    ):
         saved.store.newest()
     if isinstance(address, SqliteAddress):
-        address.sql("PRAGMA user_version = 2")
+        address.sql(f"PRAGMA user_version = {newer}")
     else:
         address.sql("UPDATE ringledger_version SET version_num = '0002'")
     for ask in (saved.store.newest, saved.store.read_base):
-        with pytest.raises(SnapshotRefused, match="2"):
+        with pytest.raises(SnapshotRefused, match=f"format {newer}|revision 0002"):
             ask()
     fresh = open_snapshots(address.url)
-    with pytest.raises(SnapshotRefused, match="2"):
+    with pytest.raises(SnapshotRefused, match=f"format {newer}|revision 0002"):
         fresh.save(saved.take())
+
+
+def make_format_1(address: Address, saved: Saved) -> None:
+    """The store as the first program would have written it: its segments are bytes in order."""
+    header, window = saved.store.newest(), saved.ledger.machine.window
+    assert header is not None
+    for number in range(-(-header.filled // SEGMENT_ENTRIES)):
+        rows = slice(number * SEGMENT_ENTRIES, min((number + 1) * SEGMENT_ENTRIES, header.filled))
+        data = b"".join(
+            column[rows].tobytes()
+            for column in (window.ids, window.fingerprints, words_of(window.replies))
+        )
+        literal = f"X'{data.hex()}'" if isinstance(address, SqliteAddress) else f"'\\x{data.hex()}'"
+        address.sql(
+            f"UPDATE window_segments SET data = {literal}, "
+            f"checksum = {segment_checksum(number, data)} WHERE segment = {number}"
+        )
+    address.sql(f"UPDATE snapshot SET format = 1, checksum = {header.checksum(1)}")
+    if isinstance(address, SqliteAddress):
+        address.sql("PRAGMA user_version = 1")
+
+
+def test_a_snapshot_of_format_1_is_read_and_the_next_is_of_the_present_one(
+    address: Address,
+) -> None:
+    saved = Saved(address)
+    while saved.ledger.machine.window_entries < 2 * SEGMENT_ENTRIES:
+        saved.run(1_000)
+    saved.save()
+    make_format_1(address, saved)
+    assert restore(saved.store).state is not None
+    saved.save(20)
+    check_restored(saved)  # of its two segments the older one is as it was
+    assert address.sql("SELECT format FROM snapshot") == [(SNAPSHOT_FORMAT,)]
+    lengths = address.sql("SELECT length(data) FROM window_segments ORDER BY 1")
+    assert [length == SEGMENT_ENTRIES * ENTRY_BYTES for (length,) in lengths] == [False, True]
+    if isinstance(address, SqliteAddress):
+        assert address.sql("PRAGMA user_version") == [(SNAPSHOT_FORMAT,)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from cluster_core.batch import LedgerParameters
 from cluster_core.record import COMMAND
-from cluster_core.snapshot import SEGMENT_ENTRIES, Snapshotter
+from cluster_core.snapshot import Snapshotter
+from cluster_core.window_segments import SEGMENT_ENTRIES
 from tests.property.strategies import NS_PER_S, packed
 from tests.random_ledger import RandomLedger
 from tests.snapshot_rows import SnapshotRows, move, replica_of

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from cluster_app.journals import open_journal
+from cluster_core.batch import FORMAT_VERSION
+from cluster_core.snapshot import SNAPSHOT_FORMAT
 from proto import ledger_pb2
 from tests.follower_process import FollowerProcess
-from tests.golden_formats import FORMAT, newer_record, pinned, restored_file
+from tests.golden_formats import newer_record, pinned, restored_file
 from tests.leader_process import LeaderProcess, journal_url
 from tests.learner_process import LearnerProcess
 from tests.ledger_load import status
@@ -32,12 +34,12 @@ pytestmark = pytest.mark.timeout(150)
 
 @pytest.fixture
 def journal(tmp_path: Path) -> str:
-    return f"sqlite:///{restored_file(f'journal-{FORMAT}', tmp_path)}"
+    return f"sqlite:///{restored_file('journal-1', tmp_path)}"
 
 
 @pytest.fixture
 def snapshots(tmp_path: Path) -> str:
-    return f"sqlite:///{restored_file(f'snapshots-{FORMAT}', tmp_path)}"
+    return f"sqlite:///{restored_file('snapshots-1', tmp_path)}"
 
 
 def append_newer(journal: str) -> None:
@@ -83,7 +85,7 @@ def test_a_leader_goes_on_with_an_older_program_s_journal_and_snapshot(
 ) -> None:
     with LeaderProcess(journal, "--snapshots", snapshots) as leader:
         leader.wait_ready()
-        told = pinned(FORMAT)
+        told = pinned(1)
         assert (leader.epoch, leader.applied) == (told["epoch"] + 1, told["applied"])
         assert status(leader.address).ledger_id.hex() == told["ledger_id"]
         leader.signal(signal.SIGTERM)
@@ -93,7 +95,8 @@ def test_a_leader_goes_on_with_an_older_program_s_journal_and_snapshot(
 def test_a_newer_record_stops_a_running_standby_and_every_start_with_one_clear_line(
     journal: str, tmp_path: Path
 ) -> None:
-    said = f"format version {FORMAT + 1}, this program reads {FORMAT}: use the newer program"
+    newer = FORMAT_VERSION + 1
+    said = f"format version {newer}, this program reads {FORMAT_VERSION}: use the newer program"
     flags = ("--no-snapshot", "--election-timeout-s", "600")
     with LeaderProcess(journal, *flags) as standby:
         assert standby.process.stderr is not None
@@ -113,12 +116,12 @@ def test_a_newer_snapshot_is_begun_from_by_nobody_and_the_line_says_what_to_do(
 ) -> None:
     path = snapshots.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+        database.execute(f"PRAGMA user_version = {SNAPSHOT_FORMAT + 1}")
     for role, code, log in start_all(journal, snapshots):
         assert (role, code, "Traceback" in log) == (role, 1, False), log
         assert log.splitlines()[-1] == (
-            f"ringledger {role}: {path}: snapshots of format {FORMAT + 1}, this program reads "
-            f"{FORMAT}: use the program that wrote them, or --no-snapshot"
+            f"ringledger {role}: {path}: snapshots of format {SNAPSHOT_FORMAT + 1}, this program "
+            f"reads {SNAPSHOT_FORMAT} and older: use the program that wrote them, or --no-snapshot"
         )
 
 
