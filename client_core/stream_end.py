@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from client_core.channel import denied_or_unavailable
@@ -31,7 +32,7 @@ from client_core.errors import (
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "ringledger"
-_STATUS_WAIT_S: Final = 1.0
+_STATUS_WAIT_S: Final = 0.5
 """For the node's own status, when a failed write has hidden it: it is already on this machine."""
 
 Value = TypeVar("Value")
@@ -136,10 +137,11 @@ def stream_end(code: grpc.StatusCode, details: str | None, trailing: Any) -> Str
     """A call's code, text and trailing metadata, with the node's own reason if it gave one."""
     for key, value in trailing or ():
         if key == _DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == _DOMAIN:
-                    return StreamEnd(code, details or "", info.reason, dict(info.metadata))
+            with contextlib.suppress(DecodeError):  # not a node's: it gives no reason then
+                for detail in status_pb2.Status.FromString(value).details:
+                    info = error_details_pb2.ErrorInfo()
+                    if detail.Unpack(info) and info.domain == _DOMAIN:
+                        return StreamEnd(code, details or "", info.reason, dict(info.metadata))
     return StreamEnd(code, details or "", "", {})
 
 

@@ -22,6 +22,7 @@ from cluster_app.snapshot_tables import (
     ASSETS,
     HEADER,
     HOLDS,
+    NEWER_ADVICE,
     ROW_TABLES,
     SEGMENTS,
     Columns,
@@ -248,7 +249,7 @@ def _check_revision(connection: psycopg.Connection[Any]) -> bool:
     if row is not None and row[0] not in known:
         raise SnapshotRefused(
             f"the snapshot store's tables have revision {row[0]}, this program knows {newest}: "
-            "use the newer program, or start with --no-snapshot"
+            f"{NEWER_ADVICE}"
         )
     return row is not None and row[0] == newest
 

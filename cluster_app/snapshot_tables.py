@@ -20,6 +20,11 @@ from cluster_core.record import ACCOUNT, ASSET, HOLD
 from cluster_core.restore import damaged
 from cluster_core.snapshot import READ_FORMATS, SNAPSHOT_FORMAT, SnapshotHeader
 
+NEWER_ADVICE: Final = (
+    "use the newer program, or give a learner another --snapshots and start other nodes with "
+    "--no-snapshot"
+)
+
 Columns = Sequence[npt.NDArray[np.int64]]
 """One array i64 [n] for each column of a table."""
 
@@ -192,7 +197,7 @@ def header_of(row: Mapping[str, Any]) -> SnapshotHeader:
     if row["format"] not in READ_FORMATS:
         raise SnapshotRefused(
             f"the snapshot has format {row['format']}, this program reads {SNAPSHOT_FORMAT} "
-            "and older: use the newer program, or start with --no-snapshot"
+            f"and older: {NEWER_ADVICE}"
         )
     try:
         parameters = LedgerParameters(

@@ -21,6 +21,7 @@ from cluster_app.snapshot_tables import (
     HEADER,
     HEADER_BYTES,
     HOLDS,
+    NEWER_ADVICE,
     ROW_TABLES,
     SEGMENTS,
     Columns,
@@ -207,7 +208,7 @@ class SqliteSnapshots:
         if not empty and version not in READ_FORMATS:
             raise SnapshotRefused(
                 f"{self.path}: snapshots of format {version}, this program reads "
-                f"{SNAPSHOT_FORMAT} and older: use the program that wrote them, or --no-snapshot"
+                f"{SNAPSHOT_FORMAT} and older: {NEWER_ADVICE}"
             )
         if create and connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise SnapshotRefused(f"{self.path}: WAL mode is not possible here")

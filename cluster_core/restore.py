@@ -107,6 +107,7 @@ class Restorer:
         columns = (window.ids, window.fingerprints.reshape(-1, 1), words_of(window.replies))
         if (
             number < 0
+            or not count
             or segment_checksum(number, data) != checksum
             or not unpack_segment(data, [column[rows].view(np.uint8) for column in columns])
         ):

@@ -239,6 +239,20 @@ async def test_a_node_that_does_not_lead_names_the_leader(node: ScriptedNode, ta
     assert error.leader == "10.0.0.7:9500"
 
 
+async def test_details_that_cannot_be_read_give_no_reason_and_hide_no_status(
+    node: ScriptedNode, target: str
+) -> None:
+    async def refuse(index: int, context: Any) -> None:
+        trailing = (("grpc-status-details-bin", b"\xff\xff"),)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "a proxy's words", trailing)
+
+    node.on_message = refuse
+    async with CommandStream(target) as stream:
+        [error] = await outcomes(stream.submit(command(1)))
+    assert isinstance(error, OutcomeUnknown)
+    assert "FAILED_PRECONDITION: a proxy's words" in str(error)
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "kind"),
     [

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster_core.batch import LedgerParameters
+from cluster_core.errors import SnapshotDamaged
 from cluster_core.record import COMMAND
-from cluster_core.snapshot import Snapshotter
+from cluster_core.snapshot import Snapshotter, segment_checksum
 from cluster_core.window_segments import SEGMENT_ENTRIES
 from tests.property.strategies import NS_PER_S, packed
 from tests.random_ledger import RandomLedger
@@ -56,6 +57,17 @@ def test_a_chain_of_deltas_restores_to_the_same_state_and_goes_on_alike(
         limit = ledger.machine.open_holds
         expired = ledger.machine.expired_holds(2**63 - 1, limit)
         assert restored.state.expired_holds(2**63 - 1, limit).tolist() == expired.tolist()
+
+
+@pytest.mark.parametrize("number", [1, 7, 2**50])
+@pytest.mark.parametrize("data", [b"", bytes(81)])
+def test_a_segment_beyond_those_that_were_saved_is_refused(number: int, data: bytes) -> None:
+    ledger = RandomLedger(7, LedgerParameters(8 * SEGMENT_ENTRIES, NS_PER_S, 100, 800))
+    ledger.run_some(100)
+    replica, rows = replica_of(ledger.machine), SnapshotRows()
+    rows.save(Snapshotter(replica, None).take(ledger.now_ns).finish())
+    with pytest.raises(SnapshotDamaged, match=f"segment {number} "):
+        rows.restorer().add_segment(number, data, segment_checksum(number, data))
 
 
 @pytest.mark.parametrize("window_capacity", [2 * SEGMENT_ENTRIES, 8 * SEGMENT_ENTRIES])

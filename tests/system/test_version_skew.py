@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster_app.journals import open_journal
+from cluster_app.snapshot_tables import NEWER_ADVICE
 from cluster_core.batch import FORMAT_VERSION
 from cluster_core.snapshot import SNAPSHOT_FORMAT
 from proto import ledger_pb2
@@ -121,7 +122,7 @@ def test_a_newer_snapshot_is_begun_from_by_nobody_and_the_line_says_what_to_do(
         assert (role, code, "Traceback" in log) == (role, 1, False), log
         assert log.splitlines()[-1] == (
             f"ringledger {role}: {path}: snapshots of format {SNAPSHOT_FORMAT + 1}, this program "
-            f"reads {SNAPSHOT_FORMAT} and older: use the program that wrote them, or --no-snapshot"
+            f"reads {SNAPSHOT_FORMAT} and older: {NEWER_ADVICE}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The tables of snapshot format 1."""
+"""The tables of snapshots, formats 1 and 2."""
 
 from typing import Any
 
