@@ -110,6 +110,7 @@ class PostgresSnapshots:
                     f"{_on_conflict(ASSETS)}".encode(),
                     asset_rows(delta.assets, delta.asset_checksums),
                 )
+            sent += len(delta.assets) * len(ASSETS) * 8
             connection.execute(
                 "DELETE FROM window_segments WHERE segment = ANY(%s)", (delta.segment_numbers,)
             )

@@ -157,6 +157,7 @@ class SqliteSnapshots:
             written += _write_columns(connection, "holds", HOLDS, _hold_chunks(delta))
             assets = asset_rows(delta.assets, delta.asset_checksums)
             connection.executemany(_upsert("assets", ASSETS), assets)
+            written += len(assets) * len(ASSETS) * 8
             for number, data, checksum in delta.segments():
                 connection.execute(_upsert("window_segments", SEGMENTS), (number, checksum, data))
                 written += len(data)
